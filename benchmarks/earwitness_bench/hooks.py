@@ -1,0 +1,106 @@
+"""What the benchmark offers. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from earwitness.hookspecs import hookimpl
+from earwitness.specs import Column, CommandSpec, DatasetSpec, MetricSpec
+
+_LMAC = "Paissan, Ravanelli and Subakan, ICML 2024"
+
+
+@hookimpl
+def earwitness_datasets() -> Iterator[DatasetSpec]:
+    """Recordings."""
+    yield DatasetSpec(
+        name="toy",
+        target="earwitness_bench.datasets.toy:Toy",
+        summary="Synthetic two-class sounds; the clean waveform of every object is known.",
+    )
+    yield DatasetSpec(
+        name="esc10",
+        target="earwitness_bench.datasets.esc10:ESC10",
+        summary="400 environmental recordings of ten classes, five folds.",
+        paper="Piczak, ACM Multimedia 2015",
+        licence="CC BY 3.0",
+    )
+    yield DatasetSpec(
+        name="mixtures",
+        target="earwitness_bench.datasets.mixtures:Mixtures",
+        summary="Two recordings mixed 0.8/0.2; both sources are known.",
+        paper=_LMAC,
+    )
+    yield DatasetSpec(
+        name="noisy",
+        target="earwitness_bench.datasets.mixtures:Noisy",
+        summary="Any data set with pink, babble-like or recorded noise at a given SNR; the sources are known.",
+        paper=_LMAC,
+    )
+    yield DatasetSpec(
+        name="folder",
+        target="earwitness_bench.datasets.folder:Folder",
+        summary="Any tree of sound files; the first-level folders are the labels.",
+    )
+
+
+@hookimpl
+def earwitness_metrics() -> Iterator[MetricSpec]:
+    """Scores."""
+    yield MetricSpec(
+        name="own-mask",
+        target="earwitness_bench.metrics.faithfulness:OwnMask",
+        summary="FF, AI, AD, AG and Fid-In at each method's own mask, with the energy it keeps.",
+        paper=_LMAC,
+        columns=(
+            Column(name="FF", direction="higher", summary="p(original) - p(rest)"),
+            Column(name="FF_median", direction="higher", aggregate="median", summary="the same, median (L2I)"),
+            Column(name="AI", direction="higher", summary="% of clips whose p rises in what is heard"),
+            Column(name="AD", direction="lower", summary="% of p lost in what is heard"),
+            Column(name="AG", direction="higher", summary="% of the possible gain in what is heard"),
+            Column(name="Fid-In", direction="higher", summary="share of clips with the same decision on what is heard"),
+            Column(name="AD_recipe", direction="lower", summary="AD on the scale of the published table"),
+            Column(name="mean_mask", direction="neither"),
+            Column(name="kept_energy", direction="neither"),
+        ),
+    )
+    for form, headline in (("soft", True), ("hard", False)):
+        yield MetricSpec(
+            name=f"matched-budget-{form}",
+            target=f"earwitness_bench.metrics.faithfulness:matched_budget_{form}",
+            summary=f"FF, AI, AD, AG and Fid-In as areas over kept signal energy, 10-90 % ({form} warp).",
+            paper=_LMAC,
+            columns=tuple(
+                Column(
+                    name=f"{name}@{form}",
+                    direction="lower" if name == "AD" else "higher",
+                    headline=headline,
+                    summary=f"area of {name} over kept energy",
+                )
+                for name in ("FF", "AI", "AD", "AG", "Fid-In")
+            ),
+        )
+    yield MetricSpec(
+        name="localisation",
+        target="earwitness_bench.metrics.localisation:Localisation",
+        summary="Does the relevance lie where the target's clean source is, and does one hear it?",
+        needs=frozenset({"sources"}),
+        paper="Arras, Osman and Samek, Information Fusion 2022; Le Roux et al., ICASSP 2019",
+        columns=(
+            Column(name="relevance_mass", direction="higher", headline=True),
+            Column(name="relevance_rank", direction="higher", headline=True),
+            Column(name="SI-SDR_improvement", direction="higher", summary="dB, of what is heard over the recording"),
+        ),
+    )
+
+
+@hookimpl
+def earwitness_commands() -> Iterator[CommandSpec]:
+    """Commands."""
+    for name, summary in (
+        ("bench", "Score explainers on data sets and keep every result."),
+        ("leaderboard", "Rank the results of a bench run."),
+        ("download", "Fetch a data set, checked by checksum."),
+        ("demo", "A first tour: explanations one can hear, and a leaderboard."),
+    ):
+        yield CommandSpec(name=name, target=f"earwitness_bench.commands.{name}:{name}", summary=summary)

@@ -1,0 +1,86 @@
+"""What a result depends on, in words and as a key: versions, sources, machine kind, threads."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from earwitness.registry import Offer
+from earwitness.specs import Spec
+
+LIBRARIES = ("torch", "captum", "zennit", "quantus", "numpy")
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What can change numbers and is the same for all cells of a run: library versions, device kind, threads."""
+    return {
+        "earwitness": distribution_identity("earwitness", "earwitness"),
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        "device": torch.device(device).type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What is worth knowing of the machine but enters no key."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "git": _git_state(),
+    }
+
+
+def plugin_identity(offer: Offer[Spec]) -> str:
+    """Distribution and version of a plugin, plus a hash of its sources where the version alone may lie."""
+    return distribution_identity(offer.origin.distribution, offer.spec.target.split(".")[0].split(":")[0])
+
+
+@functools.cache
+def distribution_identity(distribution: str, package: str) -> str:
+    """``name version``, followed by a hash of the package's sources for an editable installation."""
+    try:
+        found = importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{distribution} unknown {_source_hash(package)}"
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    editable = origin.get("dir_info", {}).get("editable", False)
+    return f"{distribution} {found.version}" + (f" {_source_hash(package)}" if editable else "")
+
+
+def _source_hash(package: str) -> str:
+    spec = importlib.util.find_spec(package)
+    roots = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+    files = sorted(path for root in roots for path in root.rglob("*.py"))
+    if not files and spec and spec.origin:
+        files = [Path(spec.origin)]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _git_state() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

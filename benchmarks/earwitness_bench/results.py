@@ -1,0 +1,86 @@
+"""A run's results as one long table, read from the JSON cells (the truth) and kept as Parquet (derived)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from earwitness.artifacts import write_atomically
+from earwitness.errors import StoreError
+from earwitness_bench.store import Store
+
+COLUMNS = ("arena", "explainer", "row", "clip_id", "group", "target", "metric", "column", "value", "outcome")
+
+
+def read_scores(store: Store) -> pd.DataFrame:
+    """One row per arena, explainer, clip and metric column of the last run.
+
+    Returns
+    -------
+    DataFrame
+        With :data:`COLUMNS`; ``value`` is NaN where the outcome is not ``"scored"``. Sorted, so equal results give
+        equal tables.
+
+    Raises
+    ------
+    StoreError
+        A row stands twice.
+    """
+    table = pd.DataFrame(list(_rows(store)), columns=list(COLUMNS)).astype({"value": "float64"})
+    keys = ["arena", "explainer", "row", "metric", "column"]
+    twice = table[table.duplicated(keys)]
+    if len(twice):
+        raise StoreError(f"These results stand twice: {twice.iloc[0][keys].tolist()}. Was a cell copied by hand?")
+    return table.sort_values(keys, kind="stable", ignore_index=True)
+
+
+def write_parquet(store: Store) -> None:
+    """Derive ``scores.parquet`` from the cells."""
+    buffer = io.BytesIO()
+    read_scores(store).to_parquet(buffer, index=False)
+    write_atomically(store.folder / "scores.parquet", buffer.getvalue())
+
+
+def missing_cells(store: Store) -> int:
+    """How many cells of the plan are not there yet: a run that was stopped and not taken up again."""
+    missing = 0
+    for explainer in _explainers(store.read_plan()):
+        for cell in explainer["cells"]:
+            explained = store.read_cell("explain", cell["explain"])
+            if explained is None:
+                missing += 1 + len(cell["scores"])
+            elif explained["status"] == "ok":
+                missing += sum(store.read_cell("score", key) is None for key in cell["scores"])
+    return missing
+
+
+def _explainers(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for arena in plan["arenas"]:
+        yield from arena["explainers"]
+
+
+def _rows(store: Store) -> Iterator[tuple[Any, ...]]:
+    plan = store.read_plan()
+    for arena in plan["arenas"]:
+        for explainer in arena["explainers"]:
+            for cell in explainer["cells"]:
+                explained = store.read_cell("explain", cell["explain"])
+                if explained is None or explained["status"] != "ok":
+                    continue
+                for key in cell["scores"]:
+                    score = store.read_cell("score", key)
+                    if score is not None:
+                        yield from _score_rows(arena["title"], explainer["title"], explained["rows"], score)
+
+
+def _score_rows(
+    arena: str, explainer: str, rows: list[dict[str, Any]], score: dict[str, Any]
+) -> Iterator[tuple[Any, ...]]:
+    for column, values in score["columns"].items():
+        for row, value, outcome in zip(rows, values, score["outcomes"], strict=True):
+            said = "scored" if value is not None else outcome
+            clip = (row["row"], row["clip_id"], row["group"], row["target"])
+            yield (arena, explainer, *clip, score["metric"]["name"], column, value, said)

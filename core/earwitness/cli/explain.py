@@ -1,0 +1,176 @@
+"""``earwitness explain``: why did the classifier say that?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from earwitness.cli.context import current_registry
+from earwitness.cli.options import classifier_options, classifier_parameters
+from earwitness.cli.progress import progress_bar
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("earwitness-out"),
+    show_default=True,
+    metavar="DIR",
+    help="Each recording gets a folder of its own in it.",
+)
+@classifier_options
+@click.option(
+    "--explainer", default="integrated-gradients", show_default=True, metavar="NAME", help="See `earwitness list`."
+)
+@click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="A parameter of the explainer.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="DIR", help="A fitted explainer's folder.")
+@click.option("--label", metavar="NAME", help="Explain this class instead of the classifier's decision.")
+@click.option(
+    "--rule",
+    default="normalise",
+    show_default=True,
+    help="From relevance to a mask: normalise, quantile(q), relevance_share(p), energy(p), energy(p,hard), "
+    "percentile_blur(p).",
+)
+@click.option("--scale", type=click.Choice(["magnitude", "log1p"]), default="magnitude", show_default=True)
+@click.option(
+    "--route",
+    type=click.Choice(["waveform", "spectrogram"]),
+    default="waveform",
+    show_default=True,
+    help="Score what is heard (waveform), or the masked features.",
+)
+@click.option("--window", "window_s", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, metavar="SECONDS")
+@click.option("--match-loudness", is_flag=True, help="Write heard_loud.wav too, at the recording's level.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+def explain(
+    files: tuple[Path, ...],
+    out: Path,
+    classifier: str,
+    classifier_params: tuple[str, ...],
+    weights: str | None,
+    explainer: str,
+    params: tuple[str, ...],
+    checkpoint: Path | None,
+    label: str | None,
+    rule: str,
+    scale: Any,
+    route: Any,
+    window_s: float,
+    match_loudness: bool,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Explain what a classifier heard in recordings.
+
+    For each FILE (any rate, channels and length) this writes to DIR/NAME:
+
+    \b
+      heard.wav         what the explanation points at
+      rest.wav          what is left; heard + rest = recording
+      explanation.png   recording, relevance and what is heard, over Hz and seconds
+      explanation.json  all numbers
+
+    and prints a verdict: is the class still there in what is heard, is it gone from the rest, and do random masks of
+    the same energy do worse?
+
+    \b
+    Examples:
+      earwitness explain dog.wav
+      earwitness explain *.wav --explainer gradcam --label dog
+      earwitness explain dog.wav --classifier mypackage.models:make --rule "energy(0.3)"
+    """
+    from earwitness.audio.rules import parse_rule
+    from earwitness.loading import load_classifier, load_explainer
+    from earwitness.parameters import parse_assignments
+    from earwitness.recordings import Settings, explain_recording
+
+    plugins = current_registry()
+    settings = Settings(
+        label=label,
+        rule=parse_rule(rule),
+        scale=scale,
+        route=route,
+        seed=seed,
+        window_s=window_s,
+        match_loudness=match_loudness,
+    )
+    chosen = load_classifier(
+        classifier, parameters=classifier_parameters(classifier_params, weights), device=device, plugins=plugins
+    )
+    if label is not None:
+        chosen.target_of(label)
+    method = load_explainer(
+        explainer,
+        parameters=parse_assignments(params),
+        checkpoint=checkpoint,
+        classifier=chosen,
+        plugins=plugins,
+    )
+    failures = 0
+    documents = []
+    for file, folder in zip(files, _folders(files, out), strict=True):
+        try:
+            with progress_bar(file.name, quiet=as_json) as progress:
+                result = explain_recording(
+                    file,
+                    folder,
+                    classifier=chosen,
+                    explainer=method,
+                    explainer_name=explainer,
+                    settings=settings,
+                    progress=progress,
+                )
+        except Exception as error:
+            failures += 1
+            documents.append({"file": str(file), "error": _sentence(error)})
+            if not as_json:
+                click.echo(f"error: {_sentence(error)}", err=True)
+            continue
+        document = json.loads((result.folder / "explanation.json").read_text())
+        documents.append({**document, "folder": str(result.folder)})
+        if not as_json:
+            _say(file, result)
+    if as_json:
+        click.echo(json.dumps({"explanations": documents, "failed": failures}, indent=1))
+    if failures:
+        raise SystemExit(1)
+
+
+def _say(file: Path, result: Any) -> None:
+    click.echo(click.style(str(file), bold=True))
+    for note in result.notes:
+        click.echo(f"  note: {note}")
+    if result.verdict is None:
+        return
+    ranking = ", ".join(f"{name} {p:.2f}" for name, p in list(result.probabilities.items())[:3])
+    click.echo(f"  the classifier says: {ranking}")
+    click.echo(f"  {result.verdict}")
+    click.echo(f"  listen: {result.heard}  {result.rest}")
+    click.echo(f"  look:   {result.folder / 'explanation.png'}")
+
+
+def _sentence(error: Exception) -> str:
+    from earwitness.errors import EarwitnessError
+
+    return str(error) if isinstance(error, EarwitnessError) else f"{type(error).__name__}: {error}"
+
+
+def _folders(files: tuple[Path, ...], out: Path) -> list[Path]:
+    """One folder a file, named after it; files of the same name are numbered."""
+    taken: dict[str, int] = {}
+    folders = []
+    for file in files:
+        taken[file.stem] = taken.get(file.stem, 0) + 1
+        count = taken[file.stem]
+        folders.append(out / (file.stem if count == 1 else f"{file.stem}-{count}"))
+    return folders
+

@@ -1,0 +1,89 @@
+"""``earwitness fit``: fit an explainer to a classifier."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from earwitness.cli.context import current_registry
+from earwitness.cli.options import classifier_options, classifier_parameters
+from earwitness.cli.progress import progress_bar
+
+
+@click.command()
+@click.argument("explainer")
+@click.option("--dataset", required=True, metavar="NAME", help="Training data; see `earwitness list datasets`.")
+@click.option("--dataset-param", "dataset_params", metavar="NAME=VALUE", multiple=True, help='Such as "folds=[1,2,3]".')
+@click.option(
+    "--validation-param",
+    "validation_params",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="The same data set with these parameters instead is the validation data.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the result.")
+@classifier_options
+@click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="A parameter of the explainer.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+def fit(
+    explainer: str,
+    dataset: str,
+    dataset_params: tuple[str, ...],
+    validation_params: tuple[str, ...],
+    out: Path,
+    classifier: str,
+    classifier_params: tuple[str, ...],
+    weights: str | None,
+    params: tuple[str, ...],
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Fit EXPLAINER to a classifier and keep it in a folder.
+
+    A fit that was killed goes on from its last checkpoint when the same command is given again.
+
+    \b
+    Example:
+      earwitness fit class-mean --dataset esc10 --dataset-param "folds=[1,2,3]" --out class-mean
+      earwitness explain dog.wav --explainer class-mean --checkpoint class-mean
+    """
+    from earwitness.fitting import fit as fit_explainer
+    from earwitness.loading import load_classifier, load_dataset
+    from earwitness.parameters import parse_assignments
+
+    plugins = current_registry()
+    plugins.explainer(explainer)
+    chosen = load_classifier(
+        classifier, parameters=classifier_parameters(classifier_params, weights), device=device, plugins=plugins
+    )
+    own = parse_assignments(dataset_params)
+    train = load_dataset(dataset, parameters=own, plugins=plugins)
+    validation = None
+    if validation_params:
+        changed = {**own, **parse_assignments(validation_params)}
+        validation = load_dataset(dataset, parameters=changed, plugins=plugins)
+    started = time.monotonic()
+    with progress_bar(f"fitting {explainer}", quiet=as_json) as progress:
+        fit_explainer(
+            plugins,
+            explainer,
+            chosen,
+            train,
+            out,
+            validation=validation,
+            parameters=parse_assignments(params),
+            seed=seed,
+            progress=progress,
+        )
+    seconds = round(time.monotonic() - started, 2)
+    if as_json:
+        click.echo(json.dumps({"explainer": explainer, "folder": str(out), "clips": len(train), "seconds": seconds}))
+    else:
+        click.echo(f"{explainer} is fitted to {chosen.name} on {len(train)} clips ({seconds:g} s): {out}")
+        click.echo(f"use it:  earwitness explain FILE --explainer {explainer} --checkpoint {out}")

@@ -1,0 +1,128 @@
+"""What a metric may ask: everything computed once and shared by all metrics of a batch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from earwitness.audio.rules import Normalise, Rule
+from earwitness.audio.stft import ListeningSTFT
+from earwitness.classifier import AudioClassifier
+from earwitness.clips import Batch
+from earwitness.explanation import Explanation, Route, Scale
+from earwitness.random import Random
+from earwitness.render import Rendering, Scene, render
+
+ExplainAgain = Callable[[AudioClassifier, Batch], Explanation]
+
+
+class Context:
+    """The circumstances of an explanation.
+
+    Parameters
+    ----------
+    classifier : AudioClassifier
+    batch : Batch
+    explanation : Explanation
+    random : Random
+    listening : ListeningSTFT, optional
+        Default: the classifier's.
+    rule, scale, route
+        How the explanation becomes a mask and reaches the classifier.
+    explain : callable, optional
+        The same method again, on another batch or another classifier.
+    scene : Scene, optional
+        The batch already analysed (shared by the explanations of several methods).
+    """
+
+    def __init__(
+        self,
+        classifier: AudioClassifier,
+        batch: Batch,
+        explanation: Explanation,
+        *,
+        random: Random,
+        listening: ListeningSTFT | None = None,
+        rule: Rule | None = None,
+        scale: Scale = "magnitude",
+        route: Route = "waveform",
+        explain: ExplainAgain | None = None,
+        scene: Scene | None = None,
+    ) -> None:
+        self.classifier = classifier
+        self.batch = batch
+        self.explanation = explanation
+        self.random = random
+        self.rule = rule or Normalise()
+        self.scale: Scale = scale
+        self.scene = scene or Scene(classifier, batch, listening or classifier.listening, route)
+        self._explain = explain
+
+    @property
+    def target(self) -> Tensor:
+        """The explained class of each row: Tensor (B,), int64."""
+        return self.explanation.target
+
+    @property
+    def target_labels(self) -> tuple[str, ...]:
+        """The explained class of each row, by name."""
+        return tuple(self.classifier.labels[index] for index in self.target.tolist())
+
+    @functools.cached_property
+    def rendering(self) -> Rendering:
+        """The explanation at its own mask (or under the run's rule)."""
+        return render(self.scene, self.explanation, self.rule, self.scale)
+
+    @functools.cached_property
+    def importance(self) -> Tensor:
+        """Tensor (B, F, N), in [0, 1]: see ``Scene.importance``."""
+        return self.scene.importance(self.explanation)
+
+    @property
+    def original(self) -> Tensor:
+        """Probabilities (B, C) of the recording, on the run's route."""
+        return self.scene.original
+
+    @functools.cached_property
+    def heard(self) -> Tensor:
+        """Probabilities (B, C) of what is heard."""
+        return self._probabilities_of(self.rendering.heard, self.rendering.gain)
+
+    @functools.cached_property
+    def rest(self) -> Tensor:
+        """Probabilities (B, C) of what is left."""
+        return self._probabilities_of(self.rendering.rest, self.rendering.rest_gain)
+
+    @property
+    def p_original(self) -> Tensor:
+        """Probability (B,) of the target in the recording."""
+        return self.of_target(self.original)
+
+    @property
+    def p_heard(self) -> Tensor:
+        """Probability (B,) of the target in what is heard."""
+        return self.of_target(self.heard)
+
+    @property
+    def p_rest(self) -> Tensor:
+        """Probability (B,) of the target in what is left."""
+        return self.of_target(self.rest)
+
+    def of_target(self, values: Tensor) -> Tensor:
+        """Pick the target's column of (B, C): Tensor (B,)."""
+        return values.gather(1, self.target[:, None])[:, 0]
+
+    def explain(self, batch: Batch, classifier: AudioClassifier | None = None) -> Explanation:
+        """The same method again, on another batch or on another classifier (such as one with randomised weights)."""
+        if self._explain is None:
+            raise RuntimeError("This context was made without a way to explain again.")
+        return self._explain(classifier or self.classifier, batch)
+
+    @torch.no_grad()
+    def _probabilities_of(self, waveforms: Tensor, gain: Tensor) -> Tensor:
+        if self.scene.route == "waveform":
+            return self.classifier.probabilities(waveforms)
+        return self.scene.probabilities(gain)

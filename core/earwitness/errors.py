@@ -1,0 +1,61 @@
+"""One family of errors. Each message says what was given, what was expected and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EarwitnessError(Exception):
+    """Root of every error that earwitness raises on purpose."""
+
+
+class AudioError(EarwitnessError):
+    """A signal or a sound file cannot be used: empty, not finite, too short, corrupt, …"""
+
+
+class SilentAudioError(AudioError):
+    """The signal is constant: there is nothing to hear, hence nothing to explain."""
+
+
+class ClassifierError(EarwitnessError):
+    """A classifier, its weights, its labels or one of its layers is not what was expected."""
+
+
+class ExplanationError(EarwitnessError):
+    """An explanation has the wrong shape, domain or range, or cannot be rendered."""
+
+
+class PluginError(EarwitnessError):
+    """A plugin is unknown, broken, or two of them offer the same name."""
+
+
+class ConfigurationError(EarwitnessError):
+    """A suite file, a parameter or a command-line value is not valid."""
+
+
+class CheckpointError(EarwitnessError):
+    """A saved artifact is missing, damaged or belongs to another classifier."""
+
+
+class DatasetError(EarwitnessError):
+    """A data set is missing, incomplete or does not have the published layout."""
+
+
+class StoreError(EarwitnessError):
+    """A results folder cannot be read or written."""
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """A sentence that helps after a misspelt ``name``: the closest candidate, or the list of all.
+
+    Returns
+    -------
+    str
+        ``"Did you mean 'x'?"``, ``"Choose one of: a, b, c."``, or ``"There are none."``
+    """
+    names = sorted(candidates)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Choose one of: {', '.join(names)}." if names else "There are none."

@@ -1,0 +1,179 @@
+"""What an explainer answers with.
+
+An :class:`Explanation` holds, for a batch of B rows, at least one of a *relevance* map (signed, unbounded), a *mask*
+(in [0, 1], the method's own) or *heard* waveforms (for methods that answer in sound).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from earwitness.errors import ExplanationError
+
+Domain = Literal["stft", "features", "waveform"]
+Scale = Literal["magnitude", "log1p"]
+Route = Literal["waveform", "spectrogram"]
+
+DOMAINS: tuple[Domain, ...] = ("stft", "features", "waveform")
+SCALES: tuple[Scale, ...] = ("magnitude", "log1p")
+ROUTES: tuple[Route, ...] = ("waveform", "spectrogram")
+
+
+def _check_map(values: Tensor, domain: str, what: str) -> None:
+    if domain not in DOMAINS:
+        raise ExplanationError(f"A {what}'s domain must be one of {DOMAINS}, got {domain!r}.")
+    expected = 2 if domain == "waveform" else 3
+    if values.ndim != expected:
+        axes = "(B, T)" if domain == "waveform" else "(B, rows, columns), frequency before time"
+        raise ExplanationError(f"A {what} in domain {domain!r} must have axes {axes}, got shape {tuple(values.shape)}.")
+    if not bool(torch.isfinite(values).all()):
+        bad = (~torch.isfinite(values)).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ExplanationError(f"The {what} has NaN or infinite values in rows {bad} of the batch.")
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """How much each cell speaks for the target; signed, in the method's own unit.
+
+    Attributes
+    ----------
+    values : Tensor (B, F, N), (B, M, N') or (B, T), float32
+    domain : {"stft", "features", "waveform"}
+        The grid of ``values``: the listening STFT, the classifier's feature map, or samples.
+    """
+
+    values: Tensor
+    domain: Domain
+
+    def __post_init__(self) -> None:
+        _check_map(self.values, self.domain, "relevance map")
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """How much of each cell is kept: 0 none, 1 all.
+
+    Attributes
+    ----------
+    values : Tensor (B, F, N), (B, M, N') or (B, T), float32, in [0, 1]
+    domain : {"stft", "features", "waveform"}
+    scale : {"magnitude", "log1p"}
+        At ``magnitude`` a mask is a gain; at ``log1p`` it multiplies log(1 + |S|), so it is an exponent.
+    """
+
+    values: Tensor
+    domain: Domain
+    scale: Scale = "magnitude"
+
+    def __post_init__(self) -> None:
+        _check_map(self.values, self.domain, "mask")
+        if self.scale not in SCALES:
+            raise ExplanationError(f"A mask's scale must be one of {SCALES}, got {self.scale!r}.")
+        if self.scale == "log1p" and self.domain == "waveform":
+            raise ExplanationError("A mask over samples has no log1p scale; use 'magnitude'.")
+        low, high = float(self.values.min()), float(self.values.max())
+        if low < -1e-6 or high > 1 + 1e-6:
+            raise ExplanationError(
+                f"A mask must lie in [0, 1], got values from {low:.4g} to {high:.4g}. "
+                "Return signed or unbounded maps as `relevance`."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Components of an explanation; maps are computed when asked for (dense they would take gigabytes).
+
+    Attributes
+    ----------
+    names : tuple of str, length K
+    weights : Tensor (B, K), float32
+        Contribution of each part to the target.
+    selected : Tensor (B, K), bool
+        The parts that make up the explanation.
+    map : callable int -> Relevance or Mask
+        The map of part k for the whole batch.
+    """
+
+    names: tuple[str, ...]
+    weights: Tensor
+    selected: Tensor
+    map: Callable[[int], Relevance | Mask]
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A stored sound that the decision is compared with (a prototype).
+
+    Attributes
+    ----------
+    name : str
+    similarity, contribution : float
+        To this clip; to the target's logit.
+    waveform : Tensor (T',), float32
+    rate : int
+        In Hz.
+    """
+
+    name: str
+    similarity: float
+    contribution: float
+    waveform: Tensor
+    rate: int
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """An answer for a batch of B rows.
+
+    Attributes
+    ----------
+    target : Tensor (B,), int64
+        The explained class of each row.
+    relevance : Relevance, optional
+    mask : Mask, optional
+        The method's own mask; where there is one, no rule is applied to the relevance.
+    heard : Tensor (B, T), float32, optional
+        What is kept, as sound.
+    parts : Parts, optional
+    examples : tuple (length B) of tuples of Example
+    surrogate_logits : Tensor (B, C), optional
+        The method's own prediction, for fidelity.
+    diagnostics : dict of str to Tensor (B,)
+        Such as a completeness gap.
+
+    Raises
+    ------
+    ExplanationError
+        There is neither relevance, mask nor sound, or their first axes differ.
+    """
+
+    target: Tensor
+    relevance: Relevance | None = None
+    mask: Mask | None = None
+    heard: Tensor | None = None
+    parts: Parts | None = None
+    examples: tuple[tuple[Example, ...], ...] = ()
+    surrogate_logits: Tensor | None = None
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.relevance is None and self.mask is None and self.heard is None:
+            raise ExplanationError("An explanation needs at least one of `relevance`, `mask` and `heard`.")
+        n_rows = self.target.shape[0]
+        named: dict[str, Tensor | None] = {
+            "relevance": self.relevance.values if self.relevance else None,
+            "mask": self.mask.values if self.mask else None,
+            "heard": self.heard,
+            "surrogate_logits": self.surrogate_logits,
+            **{f"diagnostics[{name!r}]": values for name, values in self.diagnostics.items()},
+        }
+        for name, values in named.items():
+            if values is not None and values.shape[0] != n_rows:
+                raise ExplanationError(f"{name} has {values.shape[0]} rows, the target has {n_rows}.")
+        if self.heard is not None and not bool(torch.isfinite(self.heard).all()):
+            raise ExplanationError("The heard waveforms have NaN or infinite samples.")

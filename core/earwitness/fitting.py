@@ -1,0 +1,201 @@
+"""Fitting an explainer to a classifier: checkpoints, resume and one folder on disk, written once for all methods.
+
+A fitted explainer is a folder with two files: ``explainer.safetensors`` (its tensors) and ``explainer.json`` (method,
+parameters, classifier, classes, front end, data, and the checksum of the tensors).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from earwitness.artifacts import digest_of, load_tensors, save_tensors, write_json
+from earwitness.classifier import AudioClassifier
+from earwitness.clips import Dataset
+from earwitness.errors import CheckpointError, ConfigurationError
+from earwitness.parameters import build, resolved_parameters
+from earwitness.protocols import Fittable, Progress
+from earwitness.registry import Registry
+
+SCHEMA = 1
+_TENSORS, _DOCUMENT, _CHECKPOINT = "explainer.safetensors", "explainer.json", "checkpoint.safetensors"
+
+
+class Workspace:
+    """Where a fit keeps its checkpoint.
+
+    Parameters
+    ----------
+    folder : Path
+    key : str
+        Identity of the fit; a checkpoint of another fit is not taken up.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = folder
+        self.key = key
+
+    def save_checkpoint(self, tensors: Mapping[str, Tensor], **settings: Any) -> None:
+        """Keep tensors and plain values, atomically, in place of the last ones."""
+        save_tensors(self.folder / _CHECKPOINT, tensors, {"key": self.key, **settings})
+
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What was kept last, or None.
+
+        Raises
+        ------
+        CheckpointError
+            The checkpoint belongs to another fit, or is damaged.
+        """
+        path = self.folder / _CHECKPOINT
+        if not path.exists():
+            return None
+        tensors, settings = load_tensors(path)
+        if settings.pop("key", None) != self.key:
+            raise CheckpointError(
+                f"{path} belongs to another fit (other parameters, data, classifier or seed). "
+                "Choose another --out, or remove it to start again."
+            )
+        return tensors, settings
+
+    def clear(self) -> None:
+        """Remove the checkpoint."""
+        (self.folder / _CHECKPOINT).unlink(missing_ok=True)
+
+
+def fit(
+    registry: Registry,
+    name: str,
+    classifier: AudioClassifier,
+    train: Dataset,
+    folder: Path,
+    *,
+    validation: Dataset | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: Progress = lambda done, total, text: None,
+) -> Fittable:
+    """Fit an explainer and keep it in a folder. A fit that was killed goes on where its last checkpoint left it.
+
+    Parameters
+    ----------
+    registry : Registry
+    name : str
+        Of the explainer.
+    classifier : AudioClassifier
+    train, validation : Dataset
+    folder : Path
+        Made if need be. A finished fit of the same settings is loaded instead of repeated.
+    parameters : dict, optional
+        Of the explainer.
+    seed : int
+    progress : callable (done, total, text)
+
+    Returns
+    -------
+    Fittable
+
+    Raises
+    ------
+    ConfigurationError
+        The explainer has nothing to fit, or a data set lacks clips or shares no label with the classifier.
+    CheckpointError
+        The folder holds another fit.
+    """
+    offer = registry.explainer(name)
+    explainer = build(offer.spec, parameters or {})
+    if not isinstance(explainer, Fittable):
+        raise ConfigurationError(f"{name!r} has nothing to fit; use it with `earwitness explain` at once.")
+    if not len(train) or not set(train.labels) & set(classifier.labels):
+        raise ConfigurationError(
+            f"The training data ({len(train)} clips, labels {list(train.labels)[:12]}) share no label with "
+            f"{classifier.name} ({list(classifier.labels)[:12]})."
+        )
+    settings = {
+        "schema": SCHEMA,
+        "explainer": offer.qualified_name,
+        "version": offer.origin.version,
+        "parameters": resolved_parameters(offer.spec, parameters or {}),
+        "classifier": {"name": classifier.name, "checksum": classifier.checksum},
+        "labels": list(classifier.labels),
+        "front_end": {"type": type(classifier.front_end).__name__, **classifier.front_end.describe()},
+        "train": digest_of([entry.fingerprint for entry in train.entries]),
+        "validation": None if validation is None else digest_of([entry.fingerprint for entry in validation.entries]),
+        "seed": seed,
+    }
+    if (folder / _DOCUMENT).exists():
+        stored = _read_document(folder)
+        if {k: v for k, v in stored.items() if k != "tensors_sha256"} != settings:
+            raise CheckpointError(f"{folder} holds another fit ({stored['explainer']}). Choose another --out.")
+        return explainer.load_state(_read_state(folder, stored))
+    workspace = Workspace(folder, digest_of(settings))
+    explainer.fit(classifier, train, validation=validation, random=seed, workspace=workspace, progress=progress)
+    save_tensors(folder / _TENSORS, explainer.state())
+    write_json(folder / _DOCUMENT, {**settings, "tensors_sha256": _sha256(folder / _TENSORS)})
+    workspace.clear()
+    return explainer
+
+
+def load_fitted(registry: Registry, folder: Path, classifier: AudioClassifier) -> Fittable:
+    """Load a fitted explainer.
+
+    Parameters
+    ----------
+    registry : Registry
+    folder : Path
+        As :func:`fit` left it.
+    classifier : AudioClassifier
+        The one that it was fitted to.
+
+    Raises
+    ------
+    CheckpointError
+        The folder is missing, half-written or damaged, or was fitted to another classifier.
+    """
+    stored = _read_document(folder)
+    fitted_to = stored["classifier"]
+    if fitted_to["checksum"] != classifier.checksum:
+        raise CheckpointError(
+            f"{folder} was fitted to {fitted_to['name']} ({fitted_to['checksum'][:12]}…), which is not the "
+            f"{classifier.name} in use ({classifier.checksum[:12]}…). Fit it again: earwitness fit."
+        )
+    explainer = build(registry.explainer(stored["explainer"]).spec, stored["parameters"])
+    if not isinstance(explainer, Fittable):
+        raise CheckpointError(f"{folder} names {stored['explainer']!r}, which has nothing to load.")
+    return explainer.load_state(_read_state(folder, stored))
+
+
+def fitted_identity(folder: Path) -> dict[str, Any]:
+    """Name, parameters and checksum of a fitted explainer, for cache keys and reports."""
+    stored = _read_document(folder)
+    return {key: stored[key] for key in ("explainer", "parameters", "tensors_sha256")}
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    path = folder / _DOCUMENT
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())
+        if stored["schema"] != SCHEMA:
+            raise CheckpointError(f"{path} has schema {stored['schema']}, this version reads schema {SCHEMA}.")
+    except FileNotFoundError:
+        unfinished = (folder / _CHECKPOINT).exists()
+        hint = "The fit did not finish: run `earwitness fit` again, it resumes." if unfinished else "Fit it first."
+        raise CheckpointError(f"{folder} holds no fitted explainer ({_DOCUMENT} is missing). {hint}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Fit again.") from error
+    return stored
+
+
+def _read_state(folder: Path, stored: Mapping[str, Any]) -> dict[str, Tensor]:
+    if not (folder / _TENSORS).is_file() or _sha256(folder / _TENSORS) != stored.get("tensors_sha256"):
+        raise CheckpointError(f"{folder / _TENSORS} is missing or damaged: its checksum does not match. Fit again.")
+    return load_tensors(folder / _TENSORS)[0]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,114 @@
+"""Where the cells of a map lie: rows in Hz, columns in seconds.
+
+Maps on different grids are joined in Hz and seconds, never by index: two STFTs of different length, or an STFT and a
+log-mel map, share no index, but they share the axes of the physical world.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from earwitness.errors import ExplanationError
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The axes of a time-frequency map.
+
+    Attributes
+    ----------
+    frequencies_hz : Tensor (F,), float64
+        Centre frequency of each row in Hz, ascending.
+    times_s : Tensor (N,), float64
+        Centre time of each column (frame) in seconds, ascending.
+    filters : Tensor (F, K) or None, float64, >= 0
+        For feature maps: the response of each row (band) to the bins of the front end's own STFT. ``None`` for an
+        STFT, whose rows respond to their own frequency.
+    filter_frequencies_hz : Tensor (K,) or None, float64
+        Frequencies at which ``filters`` is sampled.
+    """
+
+    frequencies_hz: Tensor
+    times_s: Tensor
+    filters: Tensor | None = None
+    filter_frequencies_hz: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name, axis in (("frequencies_hz", self.frequencies_hz), ("times_s", self.times_s)):
+            if axis.ndim != 1 or axis.numel() == 0:
+                raise ExplanationError(f"A grid's {name} must be a non-empty vector, got shape {tuple(axis.shape)}.")
+            if bool((axis.diff() <= 0).any()):
+                raise ExplanationError(f"A grid's {name} must ascend strictly. Were two axes swapped?")
+        if (self.filters is None) != (self.filter_frequencies_hz is None):
+            raise ExplanationError("A grid needs both `filters` and `filter_frequencies_hz`, or neither.")
+        if self.filters is not None and self.filter_frequencies_hz is not None:
+            expected = (len(self.frequencies_hz), len(self.filter_frequencies_hz))
+            if tuple(self.filters.shape) != expected:
+                raise ExplanationError(f"A grid's filters must have shape {expected}, got {tuple(self.filters.shape)}.")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(F, N): number of rows and columns."""
+        return len(self.frequencies_hz), len(self.times_s)
+
+    def response(self, frequencies_hz: Tensor) -> Tensor:
+        """Response of each row at other frequencies.
+
+        Parameters
+        ----------
+        frequencies_hz : Tensor (K',)
+            Where to sample, in Hz.
+
+        Returns
+        -------
+        Tensor (F, K'), float64, >= 0
+            Band filters are interpolated linearly in Hz and are zero outside their support; rows without a filter
+            respond as linear interpolation between their neighbours does (a column sums to 1 between the outer rows).
+        """
+        wanted = frequencies_hz.to(torch.float64).cpu()
+        if self.filters is None or self.filter_frequencies_hz is None:
+            return _hats(self.frequencies_hz, wanted)
+        return self.filters.to(torch.float64) @ _hats(self.filter_frequencies_hz, wanted)
+
+    def time_weights(self, times_s: Tensor) -> Tensor:
+        """Linear interpolation from this grid's columns to other times.
+
+        A time up to one hop before the first or after the last column takes that column's value; further out nothing
+        was seen, and the weights are zero.
+
+        Parameters
+        ----------
+        times_s : Tensor (N',)
+            Where to sample, in seconds.
+
+        Returns
+        -------
+        Tensor (N, N'), float64
+            Each column sums to 1, or to 0 where nothing was seen.
+        """
+        wanted = times_s.to(torch.float64).cpu()
+        own = self.times_s.to(torch.float64).cpu()
+        hop = float(own.diff().mean()) if len(own) > 1 else float("inf")
+        tolerance = hop * (1 + 1e-6)
+        clamped = wanted.clamp(own[0], own[-1])
+        seen = (wanted - clamped).abs() <= tolerance
+        return _hats(own, clamped) * seen.to(torch.float64)
+
+
+def _hats(knots: Tensor, points: Tensor) -> Tensor:
+    """Weights (len(knots), len(points)) of linear interpolation; zero outside the knots."""
+    knots = knots.to(torch.float64).cpu()
+    if len(knots) == 1:
+        return torch.ones(1, len(points), dtype=torch.float64)
+    inside = (points >= knots[0]) & (points <= knots[-1])
+    right = torch.searchsorted(knots, points.contiguous()).clamp(1, len(knots) - 1)
+    left = right - 1
+    share = ((points - knots[left]) / (knots[right] - knots[left])).clamp(0, 1)
+    weights = torch.zeros(len(knots), len(points), dtype=torch.float64)
+    columns = torch.arange(len(points))
+    weights[left, columns] = 1 - share
+    weights[right, columns] += share
+    return weights * inside.to(torch.float64)

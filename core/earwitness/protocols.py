@@ -1,0 +1,123 @@
+"""What the host asks of an explainer and of a metric. Nothing needs to be inherited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from earwitness.classifier import AudioClassifier
+from earwitness.clips import Batch, Dataset
+from earwitness.errors import ExplanationError
+from earwitness.explanation import Explanation
+from earwitness.random import Random
+
+if TYPE_CHECKING:
+    from earwitness.context import Context
+    from earwitness.fitting import Workspace
+
+Progress = Callable[[int, int, str], None]
+"""Called with steps done, steps in all, and a short text."""
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """An explanation method."""
+
+    def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
+        """Explain one class of each row.
+
+        Parameters
+        ----------
+        classifier : AudioClassifier
+            A private copy: gradients, hooks and modes are the explainer's own affair.
+        batch : Batch
+            B clips of equal length, at the classifier's rate, on its device.
+        target : Tensor (B,), int64
+            The class to explain, an index into ``classifier.labels``.
+        random : Random
+            The only source of randomness.
+        """
+        ...
+
+
+@runtime_checkable
+class Fittable(Protocol):
+    """An explainer that must be fitted to a classifier first."""
+
+    def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
+        """See :class:`Explainer`."""
+        ...
+
+    def fit(
+        self,
+        classifier: AudioClassifier,
+        train: Dataset,
+        *,
+        validation: Dataset | None,
+        random: int,
+        workspace: Workspace,
+        progress: Progress,
+    ) -> None:
+        """Fit to a classifier.
+
+        Parameters
+        ----------
+        classifier : AudioClassifier
+        train, validation : Dataset
+        random : int
+            Seed.
+        workspace : Workspace
+            Keeps checkpoints; a fit that finds one goes on from there.
+        progress : callable (done, total, text)
+        """
+        ...
+
+    def state(self) -> Mapping[str, Tensor]:
+        """All fitted tensors, by name; the host writes them, and the rest, to one folder."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> Self:
+        """Take up fitted tensors."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A score as a function of something, per row.
+
+    Attributes
+    ----------
+    x : Tensor (S,), float
+        Ascending, for example the share of energy kept.
+    y : Tensor (B, S), float32
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        if self.x.ndim != 1 or self.y.ndim != 2 or self.y.shape[1] != len(self.x) or len(self.x) < 2:
+            shapes = f"{tuple(self.x.shape)} and {tuple(self.y.shape)}"
+            raise ExplanationError(f"A curve needs x (S,) and y (B, S) with S >= 2, got {shapes}.")
+
+    def area(self) -> Tensor:
+        """Trapezoid area divided by the range of x: Tensor (B,), in the unit of y."""
+        x, y = self.x.double(), self.y.double()
+        return (torch.trapezoid(y, x, dim=1) / (x[-1] - x[0])).to(self.y.dtype)
+
+
+Score = Tensor | Curve | Mapping[str, Tensor | Curve]
+"""What a metric returns: one column as (B,) values or a curve (whose area enters the table), or several by name."""
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A score of explanations, one value per row. NaN means: not defined for this row."""
+
+    def score(self, explanation: Explanation, context: Context) -> Score:
+        """Score a batch; see :data:`Score`. Column names are those of the metric's spec."""
+        ...

@@ -1,0 +1,206 @@
+"""From an explanation to a mask on the listening STFT, and to sound."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from earwitness.audio.lifting import frame_mask, frame_relevance, lift_mask, lift_relevance
+from earwitness.audio.masking import kept_energy, mask_to_gain, rest_gain
+from earwitness.audio.rules import Energy, Normalise, Rule, warp_to_energy
+from earwitness.audio.stft import ListeningSTFT
+from earwitness.classifier import AudioClassifier
+from earwitness.clips import Batch
+from earwitness.errors import ExplanationError
+from earwitness.explanation import Domain, Explanation, Route, Scale
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A batch of recordings, analysed once, and the classifier that listens to parts of them.
+
+    Parameters
+    ----------
+    classifier : AudioClassifier
+    batch : Batch
+    listening : ListeningSTFT
+        At the batch's rate.
+    route : {"waveform", "spectrogram"}
+        How a mask reaches the classifier: through ISTFT and its whole front end (what is scored is what is heard), or
+        straight into its features, where its STFT equals the listening one.
+
+    Raises
+    ------
+    ExplanationError
+        The route is not open for this classifier.
+    """
+
+    classifier: AudioClassifier
+    batch: Batch
+    listening: ListeningSTFT
+    route: Route = "waveform"
+
+    def __post_init__(self) -> None:
+        if self.batch.rate != self.classifier.rate or self.listening.rate != self.classifier.rate:
+            raise ExplanationError(
+                f"{self.classifier.name} works at {self.classifier.rate} Hz; the batch is at {self.batch.rate} Hz and "
+                f"the listening STFT at {self.listening.rate} Hz. Resample the clips first (`Clip.resampled`)."
+            )
+        stft = self.listening
+        if self.route == "spectrogram" and not self.classifier.front_end.shares_stft(
+            n_fft=stft.n_fft, hop_length=stft.hop_length, rate=stft.rate
+        ):
+            raise ExplanationError(
+                f"The spectrogram route needs a classifier whose STFT is the listening one; that of "
+                f"{self.classifier.name} is not. Use the waveform route."
+            )
+
+    @property
+    def n_samples(self) -> int:
+        """T."""
+        return self.batch.waveforms.shape[1]
+
+    @functools.cached_property
+    def spectrum(self) -> Tensor:
+        """S: Tensor (B, F, N), complex64."""
+        return self.listening.forward(self.batch.waveforms)
+
+    @functools.cached_property
+    def magnitude(self) -> Tensor:
+        """|S|: Tensor (B, F, N), float32."""
+        return self.spectrum.abs()
+
+    @functools.cached_property
+    def original(self) -> Tensor:
+        """What the classifier says, (B, C), to the whole recording, on the route."""
+        return self.probabilities()
+
+    def sound(self, gain: Tensor) -> Tensor:
+        """The waveforms (B, T) of a gain (B, F, N)."""
+        return self.listening.inverse(gain * self.spectrum, self.n_samples)
+
+    @torch.no_grad()
+    def probabilities(self, gain: Tensor | None = None) -> Tensor:
+        """What the classifier says, (B, C), to a gain (B, F, N), on the route; ``None`` is the whole recording."""
+        spectrum = self.spectrum if gain is None else gain * self.spectrum
+        if self.route == "spectrogram":
+            features = self.classifier.front_end.from_stft(spectrum)
+            return self.classifier.probabilities_of(self.classifier.logits_of_features(features))
+        return self.classifier.probabilities(self.listening.inverse(spectrum, self.n_samples))
+
+    def lift(self, values: Tensor, domain: Domain) -> Tensor:
+        """A mask-like map in any domain -> (B, F, N), by averaging (see ``lift_mask``)."""
+        if domain == "features":
+            coarse = self.classifier.feature_grid(self.n_samples)
+            if coarse is None:
+                raise ExplanationError(f"{self.classifier.name} has no feature map; answer in 'waveform' or 'stft'.")
+            return lift_mask(values, coarse, self.listening.grid(self.n_samples))
+        if domain == "waveform":
+            frames = frame_mask(values, self.listening.hop_length, self.magnitude.shape[2])
+            return frames[:, None].expand_as(self.magnitude)
+        if values.shape != self.magnitude.shape:
+            raise ExplanationError(
+                f"A map on the listening STFT must have shape {tuple(self.magnitude.shape)}, got {tuple(values.shape)}."
+            )
+        return values
+
+    def importance(self, explanation: Explanation) -> Tensor:
+        """How much of each bin the method points at, before any rule: Tensor (B, F, N), in [0, 1].
+
+        The gain of its own mask; else the positive part of its relevance over its maximum, lifted; else the ratio of
+        the magnitudes of what it plays and of the recording.
+        """
+        if explanation.mask is not None:
+            lifted = self.lift(explanation.mask.values, explanation.mask.domain).clamp(0, 1)
+            return mask_to_gain(lifted, self.magnitude, explanation.mask.scale)
+        if explanation.relevance is not None:
+            return self.lift(Normalise()(explanation.relevance.values), explanation.relevance.domain)
+        assert explanation.heard is not None
+        return (self.listening.forward(explanation.heard).abs() / self.magnitude.clamp_min(1e-12)).clamp(0, 1)
+
+    def relevance_map(self, explanation: Explanation) -> Tensor:
+        """Where the method's relevance lies: Tensor (B, F, N), signed, mass preserved.
+
+        For methods that answer with a mask or with sound it is the magnitude that is heard.
+        """
+        relevance = explanation.relevance
+        if relevance is None or explanation.mask is not None:
+            return self.importance(explanation) * self.magnitude
+        if relevance.domain == "stft":
+            return self.lift(relevance.values, "stft")
+        fine = self.listening.grid(self.n_samples)
+        if relevance.domain == "features":
+            coarse = self.classifier.feature_grid(self.n_samples)
+            if coarse is None:
+                raise ExplanationError(f"{self.classifier.name} has no feature map; answer in 'waveform' or 'stft'.")
+            return lift_relevance(relevance.values, coarse, fine, self.magnitude)
+        frames = frame_relevance(relevance.values, self.listening.hop_length, self.magnitude.shape[2])
+        weight = self.magnitude + 1e-6 * self.magnitude.amax((1, 2), keepdim=True) + 1e-12
+        return frames[:, None] * weight / weight.sum(1, keepdim=True)
+
+    def gain(self, explanation: Explanation, rule: Rule) -> Tensor:
+        """The gain (B, F, N), in [0, 1], that a rule makes of an explanation; a method's own mask is kept as it is."""
+        if isinstance(rule, Energy):
+            return warp_to_energy(self.importance(explanation), self.magnitude, rule.p, rule.form)
+        if explanation.mask is None and explanation.relevance is not None:
+            return self.lift(rule(explanation.relevance.values), explanation.relevance.domain).clamp(0, 1)
+        return self.importance(explanation)
+
+
+@dataclass(frozen=True, eq=False)
+class Rendering:
+    """What is heard and what is left.
+
+    Attributes
+    ----------
+    gain, rest_gain : Tensor (B, F, N), float32, in [0, 1]
+    heard, rest : Tensor (B, T), float32
+        At ``magnitude`` scale they sum to the recording.
+    kept_energy : Tensor (B,)
+        Share of the recording's energy in ``heard``.
+    mean_mask : Tensor (B,)
+        Mean gain over all bins.
+    """
+
+    gain: Tensor
+    rest_gain: Tensor
+    heard: Tensor
+    rest: Tensor
+    kept_energy: Tensor
+    mean_mask: Tensor
+
+    def select(self, rows: list[int]) -> Rendering:
+        """Some of its rows."""
+        return Rendering(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
+
+def render(scene: Scene, explanation: Explanation, rule: Rule, scale: Scale = "magnitude") -> Rendering:
+    """Make an explanation audible.
+
+    Parameters
+    ----------
+    scene : Scene
+        The recordings, the classifier, the listening STFT and the route.
+    explanation : Explanation
+    rule : Rule
+        Makes a mask of relevance; a method's own mask is kept as it is, except under ``Energy``.
+    scale : {"magnitude", "log1p"}
+        At which the mask of a rule is meant. A method's own mask has its own scale, converted exactly.
+
+    Returns
+    -------
+    Rendering
+    """
+    gain = scene.gain(explanation, rule)
+    if scale == "log1p" and explanation.mask is None and not isinstance(rule, Energy):
+        gain = mask_to_gain(gain, scene.magnitude, "log1p")
+    own_scale = explanation.mask.scale if explanation.mask is not None else scale
+    rest = rest_gain(gain, scene.magnitude, own_scale)
+    keeps_own_sound = explanation.heard is not None and explanation.mask is None and explanation.relevance is None
+    heard = explanation.heard if keeps_own_sound and not isinstance(rule, Energy) else scene.sound(gain)
+    assert heard is not None
+    left = scene.batch.waveforms - heard if own_scale == "magnitude" else scene.sound(rest)
+    return Rendering(gain, rest, heard, left, kept_energy(gain, scene.magnitude), gain.mean((1, 2)))

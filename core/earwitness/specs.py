@@ -1,0 +1,178 @@
+"""What a plugin says about itself: frozen specs with lazy targets. Nothing here imports torch.
+
+``earwitness list``, ``--help`` and completion read specs only; the target (``"package.module:Name"``) is imported when
+the thing is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from earwitness.errors import PluginError
+
+API_VERSION = 1
+
+Scope = Literal["post-hoc", "by-design", "control"]
+Direction = Literal["higher", "lower", "neither"]
+NEEDS = frozenset({"gradient", "convolution", "fit", "sources", "several-clips"})
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A named thing that a plugin offers.
+
+    Attributes
+    ----------
+    name : str
+        Lower-case letters, digits, ``-``, ``_`` and ``.``; unique per kind, or reached as ``distribution:name``.
+    target : str
+        Where it lives, ``"package.module:Name"``; called with the user's parameters to build it.
+    summary : str
+        One line for ``earwitness list``.
+    """
+
+    name: str
+    target: str
+    summary: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise PluginError(f"A plugin's name must match {_NAME.pattern}, got {self.name!r}.")
+        if not isinstance(self.target, str) or not re.fullmatch(r"[\w.]+:[\w.]+", self.target):
+            raise PluginError(f"The target of {self.name!r} must read 'package.module:Name', got {self.target!r}.")
+
+    def load(self) -> Any:
+        """Import and return the target (a class or a function).
+
+        Raises
+        ------
+        PluginError
+            The module cannot be imported or has no such attribute.
+        """
+        return load_target(self.target, what=f"{self.kind} {self.name!r}")
+
+    @property
+    def kind(self) -> str:
+        """Singular noun of what this spec describes, e.g. ``"explainer"``."""
+        return type(self).__name__.removesuffix("Spec").lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainerSpec(Spec):
+    """An explanation method.
+
+    ``scope`` is ``"post-hoc"`` (ranked), ``"by-design"`` (explains only itself: a table of its own) or ``"control"``
+    (runs in every suite, never ranked). ``needs`` lets the host skip with a reason: ``gradient``, ``convolution``,
+    ``fit``, ``sources``, ``several-clips``. ``paper`` is a citation.
+    """
+
+    paper: str = ""
+    scope: Scope = "post-hoc"
+    needs: frozenset[str] = frozenset()
+    api: int = API_VERSION
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = set(self.needs) - NEEDS
+        if unknown:
+            raise PluginError(f"Explainer {self.name!r} needs {sorted(unknown)}; known needs are {sorted(NEEDS)}.")
+        if self.api != API_VERSION:
+            raise PluginError(f"Explainer {self.name!r} is written for API {self.api}; this is API {API_VERSION}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One number per (clip, target) that a metric yields, and how it is read.
+
+    ``aggregate`` is ``"mean"``, ``"median"`` or the target (``"package.module:function"``) of a function from rows (n,)
+    to one number. ``headline`` columns enter the mean rank of the leaderboard.
+    """
+
+    name: str
+    direction: Direction = "higher"
+    aggregate: str = "mean"
+    headline: bool = False
+    summary: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec(Spec):
+    """A score of explanations. Raise ``version`` whenever its numbers change: tables never mix versions."""
+
+    version: int = 1
+    paper: str = ""
+    columns: tuple[Column, ...] = ()
+    needs: frozenset[str] = frozenset()
+    api: int = API_VERSION
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.columns:
+            object.__setattr__(self, "columns", (Column(name=self.name),))
+        names = [column.name for column in self.columns]
+        if len(set(names)) != len(names):
+            raise PluginError(f"Metric {self.name!r} names a column twice: {names}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSpec(Spec):
+    """A classifier that can be asked for by name. Calling the target returns an ``AudioClassifier``."""
+
+    paper: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec(Spec):
+    """A data set that can be asked for by name. Calling the target returns a ``Dataset``."""
+
+    paper: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandSpec(Spec):
+    """A sub-command of ``earwitness``. The target is a ``click.Command``; its module is imported when it runs."""
+
+    section: str = field(default="Commands")
+
+
+def load_target(target: str, *, what: str = "target") -> Any:
+    """Import ``"package.module:Name"``.
+
+    Parameters
+    ----------
+    target : str
+        Module path and attribute, separated by a colon.
+    what : str
+        How to call it in the error message.
+
+    Returns
+    -------
+    object
+        The attribute.
+
+    Raises
+    ------
+    PluginError
+        The string has no colon, the module fails to import, or the attribute does not exist.
+    """
+    module_name, colon, attribute = target.partition(":")
+    if not colon or not module_name or not attribute:
+        raise PluginError(f"{what}: expected 'package.module:name', got {target!r}.")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise PluginError(
+            f"{what}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
+            "Is its package installed in this environment?"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise PluginError(f"{what}: module {module_name!r} has no attribute {attribute!r}.")
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,75 @@
+"""Loading weights into a network without running anybody's code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from earwitness.artifacts import load_tensors
+from earwitness.errors import CheckpointError, ClassifierError
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a state dict from ``.safetensors``, or from a PyTorch file of nothing but tensors.
+
+    Raises
+    ------
+    CheckpointError
+        Missing, damaged, or a pickle that holds more than tensors; it is not executed.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CheckpointError(f"There is no weights file {file}.")
+    if file.suffix == ".safetensors":
+        return load_tensors(file)[0]
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} is a pickle that holds more than tensors. It was not executed, because a pickle can run code. "
+            "Save the state dict alone (safetensors.torch.save_file(model.state_dict(), …))."
+        ) from error
+    except Exception as error:
+        raise CheckpointError(f"{file} is not a readable weights file: {type(error).__name__}.") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{file} does not hold a state dict (names to tensors), but {type(state).__name__}.")
+    return dict(state)
+
+
+def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """Load weights strictly: every tensor fits, none is missing, none is left over.
+
+    Raises
+    ------
+    CheckpointError
+        See :func:`read_weights`.
+    ClassifierError
+        The weights belong to another network.
+    """
+    state, own = read_weights(path), network.state_dict()
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    misfits = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & state.keys())
+        if state[name].shape != own[name].shape
+    ]
+    if missing or unknown or misfits:
+        problems = [
+            f"{len(names)} {what} (such as {names[0]})"
+            for what, names in (
+                ("tensors missing", missing),
+                ("unknown tensors", unknown),
+                ("tensors of another shape", misfits),
+            )
+            if names
+        ]
+        raise ClassifierError(
+            f"{path} holds the weights of another network than {type(network).__name__}: {', '.join(problems)}."
+        )
+    network.load_state_dict(state)
+    return network

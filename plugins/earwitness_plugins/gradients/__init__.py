@@ -1,0 +1,1 @@
+"""Captum's gradient methods, over the feature map or over the samples."""
