@@ -113,8 +113,8 @@ class AudioClassifier:
     @functools.cached_property
     def listening(self) -> ListeningSTFT:
         """The listening STFT for this classifier: its own STFT where that is one, else the default for its rate."""
-        stft = self.front_end.describe().get("stft", {})
-        n_fft, hop_length = stft.get("n_fft", 0), stft.get("hop_length", 0)
+        settings = self.front_end.describe()
+        n_fft, hop_length = settings.get("n_fft", 0), settings.get("hop_length", 0)
         if n_fft and self.front_end.shares_stft(n_fft=n_fft, hop_length=hop_length, rate=self.rate):
             return ListeningSTFT(self.rate, n_fft, hop_length)
         return ListeningSTFT.for_rate(self.rate)

@@ -123,7 +123,7 @@ def fit(
         "parameters": resolved_parameters(offer.spec, parameters or {}),
         "classifier": {"name": classifier.name, "checksum": classifier.checksum},
         "labels": list(classifier.labels),
-        "front_end": {"type": type(classifier.front_end).__name__, **classifier.front_end.describe()},
+        "front_end": classifier.front_end.describe(),
         "train": digest_of([entry.fingerprint for entry in train.entries]),
         "validation": None if validation is None else digest_of([entry.fingerprint for entry in validation.entries]),
         "seed": seed,

@@ -71,7 +71,12 @@ def draw_explanation(
 
 
 def _show(
-    axis: Axes, values: NDArray[np.float32], frequencies_hz: Tensor, duration_s: float, colours: str, limits: tuple[float, float]
+    axis: Axes,
+    values: NDArray[np.float32],
+    frequencies_hz: Tensor,
+    duration_s: float,
+    colours: str,
+    limits: tuple[float, float],
 ) -> QuadMesh:
     """Draw a map on a logarithmic frequency axis that begins at 50 Hz."""
     low = max(50.0, float(frequencies_hz[1]))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from earwitness.audio.budget import EnergyBudget
 from earwitness.audio.lifting import frame_mask, frame_relevance, lift_mask, lift_relevance
 from earwitness.audio.masking import kept_energy, mask_to_gain, rest_gain
-from earwitness.audio.rules import Energy, Normalise, Rule, warp_to_energy
+from earwitness.audio.rules import Energy, Normalise, Rule
 from earwitness.audio.stft import ListeningSTFT
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
@@ -144,7 +145,7 @@ class Scene:
     def gain(self, explanation: Explanation, rule: Rule) -> Tensor:
         """The gain (B, F, N), in [0, 1], that a rule makes of an explanation; a method's own mask is kept as it is."""
         if isinstance(rule, Energy):
-            return warp_to_energy(self.importance(explanation), self.magnitude, rule.p, rule.form)
+            return EnergyBudget(self.importance(explanation), self.magnitude).gain(rule.p, rule.form)
         if explanation.mask is None and explanation.relevance is not None:
             return self.lift(rule(explanation.relevance.values), explanation.relevance.domain).clamp(0, 1)
         return self.importance(explanation)

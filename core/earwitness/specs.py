@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from earwitness.errors import PluginError
 
@@ -45,6 +45,8 @@ class Spec:
             raise PluginError(f"A plugin's name must match {_NAME.pattern}, got {self.name!r}.")
         if not isinstance(self.target, str) or not re.fullmatch(r"[\w.]+:[\w.]+", self.target):
             raise PluginError(f"The target of {self.name!r} must read 'package.module:Name', got {self.target!r}.")
+        if not isinstance(self.summary, str) or "\n" in self.summary:
+            raise PluginError(f"The summary of {self.name!r} must be one line of text, got {self.summary!r}.")
 
     def load(self) -> Any:
         """Import and return the target (a class or a function).
@@ -78,11 +80,9 @@ class ExplainerSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = set(self.needs) - NEEDS
-        if unknown:
-            raise PluginError(f"Explainer {self.name!r} needs {sorted(unknown)}; known needs are {sorted(NEEDS)}.")
-        if self.api != API_VERSION:
-            raise PluginError(f"Explainer {self.name!r} is written for API {self.api}; this is API {API_VERSION}.")
+        if self.scope not in get_args(Scope):
+            raise PluginError(f"The scope of {self.name!r} must be one of {get_args(Scope)}, got {self.scope!r}.")
+        _check_needs_and_api(self, self.needs, self.api)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,12 @@ class Column:
     headline: bool = False
     summary: str = ""
 
+    def __post_init__(self) -> None:
+        if self.direction not in get_args(Direction):
+            raise PluginError(
+                f"The direction of column {self.name!r} must be one of {get_args(Direction)}, got {self.direction!r}."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec(Spec):
@@ -112,8 +118,11 @@ class MetricSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_needs_and_api(self, self.needs, self.api)
         if not self.columns:
             object.__setattr__(self, "columns", (Column(name=self.name),))
+        if not all(isinstance(column, Column) for column in self.columns):
+            raise PluginError(f"The columns of metric {self.name!r} must be Column objects, got {self.columns!r}.")
         names = [column.name for column in self.columns]
         if len(set(names)) != len(names):
             raise PluginError(f"Metric {self.name!r} names a column twice: {names}.")
@@ -141,6 +150,17 @@ class CommandSpec(Spec):
     section: str = field(default="Commands")
 
 
+def _check_needs_and_api(spec: Spec, needs: frozenset[str], api: int) -> None:
+    unknown = set(needs) - NEEDS
+    if isinstance(needs, str) or unknown:
+        given = needs if isinstance(needs, str) else sorted(unknown)
+        raise PluginError(
+            f"{spec.kind} {spec.name!r} needs {given!r}; known needs, given as a set, are {sorted(NEEDS)}."
+        )
+    if api != API_VERSION:
+        raise PluginError(f"{spec.kind} {spec.name!r} is written for API {api}; this is API {API_VERSION}.")
+
+
 def load_target(target: str, *, what: str = "target") -> Any:
     """Import ``"package.module:Name"``.
 
@@ -166,7 +186,7 @@ def load_target(target: str, *, what: str = "target") -> Any:
         raise PluginError(f"{what}: expected 'package.module:name', got {target!r}.")
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"{what}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
             "Is its package installed in this environment?"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from earwitness.audio.rules import warp_to_energy
+from earwitness.audio.budget import EnergyBudget
 from earwitness.random import Random
 from earwitness.render import Rendering, Scene
 
@@ -114,7 +114,7 @@ def gather_evidence(scene: Scene, rendering: Rendering, target: Tensor, *, rando
     heard, rest = [], []
     for draw in range(draws):
         mask = random_mask(scene, random, f"verdict-{draw}")
-        gain = warp_to_energy(mask, scene.magnitude, rendering.kept_energy.nan_to_num(0.5), "soft")
+        gain = EnergyBudget(mask, scene.magnitude).gain(rendering.kept_energy.nan_to_num(0.5))
         heard.append(p_of(gain))
         rest.append(p_of(1 - gain))
     return Evidence(

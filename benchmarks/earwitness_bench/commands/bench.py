@@ -44,7 +44,9 @@ def bench(suite: str | None, quick: bool, out: Path, device: str, as_json: bool)
         with progress_bar(loaded.name, quiet=as_json) as progress:
             summary = run_suite(loaded, out, registry=current_registry(), device=device, progress=progress)
     except KeyboardInterrupt:
-        click.echo(f"\nStopped. Everything that was finished is in {out}; the same command goes on from there.", err=True)
+        click.echo(
+            f"\nStopped. Everything that was finished is in {out}; the same command goes on from there.", err=True
+        )
         raise SystemExit(130) from None
     store = Store(out)
     write_parquet(store)

@@ -23,5 +23,5 @@ def download(dataset: str, to: Path | None) -> None:
 
     folder = to or esc10.cache_folder()
     with progress_bar(f"downloading {dataset}") as progress:
-        esc10.download(folder, progress=progress)
+        esc10.download(folder, progress=lambda done, total: progress(done, total or 0, f"downloading {dataset}"))
     click.echo(f"{dataset} is in {folder}")

@@ -175,7 +175,7 @@ def length_notes(lengths: Sequence[int], n_samples: int, rate: int) -> list[str]
     if small:
         most = max(abs(d) for d in small)
         notes.append(
-            f"{len(small)} of {total} clips differ from {n_samples / rate:g} s by at most {most} samples "
-            f"({1000 * most / rate:.2g} ms), cut or padded at their end: not audible."
+            f"{len(small)} of {total} clips were cut or padded to {n_samples / rate:g} s by at most {most} samples "
+            f"({1000 * most / rate:.2g} ms), which cannot be heard."
         )
     return notes

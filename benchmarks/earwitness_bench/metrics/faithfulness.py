@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from earwitness.audio.rules import WarpForm, warp_to_energy
+from earwitness.audio.budget import EnergyBudget, WarpForm
 from earwitness.context import Context
 from earwitness.errors import ConfigurationError
 from earwitness.explanation import Explanation
@@ -65,8 +65,9 @@ class MatchedBudget:
         """See :class:`earwitness.protocols.Metric`."""
         heard, rest, agrees = [], [], []
         scene = context.scene
+        budgeted = EnergyBudget(context.importance, scene.magnitude)
         for budget in self.budgets.tolist():
-            gain = warp_to_energy(context.importance, scene.magnitude, budget, self.form)
+            gain = budgeted.gain(budget, self.form)
             probabilities = scene.probabilities(gain)
             heard.append(context.of_target(probabilities))
             agrees.append(formulas.input_fidelity(context.original.argmax(1), probabilities.argmax(1)))

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from earwitness.audio.budget import WarpForm
 from earwitness.errors import ConfigurationError, nearest
-
-WarpForm = Literal["soft", "hard"]
 
 
 @dataclass(frozen=True)
@@ -156,88 +155,6 @@ def parse_rule(text: str) -> Rule:
         return _RULES[match[1]](*arguments)
     except TypeError as error:
         raise ConfigurationError(f"The rule {text!r} has the wrong arguments: {error}.") from error
-
-
-def warp_to_energy(masks: Tensor, magnitude: Tensor, budget: float | Tensor, form: WarpForm) -> Tensor:
-    """Bring maps to a budget of signal energy (rule ``energy``).
-
-    Parameters
-    ----------
-    masks : Tensor (B, F, N), float32, in [0, 1]
-        Normalised maps on the listening STFT.
-    magnitude : Tensor (B, F, N), float32
-        |S| of the recording.
-    budget : float or Tensor (B,)
-        Share of energy to keep, in [0, 1]; one for all rows, or one for each.
-    form : {"soft", "hard"}
-
-    Returns
-    -------
-    Tensor (B, F, N), float32
-        Gains whose kept energy is the budget to 1e-4. Where a warp alone cannot reach it, the map says nothing about
-        the order of the cells concerned, and they are treated alike: if the map's support holds too little, the cells
-        outside it get one common gain; if its maximum alone holds too much, the map is scaled down. A silent row has
-        no energy to keep: its gains are without meaning.
-    """
-    energy = magnitude.square()
-    energy = energy / energy.sum((1, 2), keepdim=True).clamp_min(1e-30)
-    wanted = torch.as_tensor(budget, dtype=torch.float64, device=masks.device).expand(len(masks))[:, None]
-    return _soft_warp(masks, energy, wanted) if form == "soft" else _hard_cut(masks, energy, wanted)
-
-
-def _soft_warp(masks: Tensor, energy: Tensor, budget: Tensor) -> Tensor:
-    """M ** g with g found by bisection on the exponent, on a histogram of log M (4096 bins, energy weighted)."""
-    log_map = masks.clamp_min(1e-30).log()
-    levels, weights = _energy_histogram(log_map, masks, energy)
-    low = torch.full((len(masks), 1), -16.0, dtype=torch.float64, device=masks.device)  # exponents 2**low .. 2**high
-    high = -low
-    for _ in range(48):
-        middle = (low + high) / 2
-        kept = (weights * torch.exp(2 * torch.exp2(middle) * levels)).sum(1, keepdim=True)
-        low, high = torch.where(kept > budget, middle, low), torch.where(kept > budget, high, middle)
-    exponent = torch.exp2((low + high) / 2).to(masks.dtype)[:, :, None]
-    warped = torch.where(masks > 0, torch.exp(exponent * log_map), 0.0)
-    return _meet_budget(warped, masks > 0, energy, budget[:, :, None].to(masks.dtype))
-
-
-def _energy_histogram(log_map: Tensor, masks: Tensor, energy: Tensor, n_bins: int = 4096) -> tuple[Tensor, Tensor]:
-    """Energy-weighted mean log level and energy of each histogram bin: two Tensors (B, n_bins), float64.
-
-    The bins are equal in rank, not in level, so every map is resolved alike whatever its dynamic range.
-    """
-    n_rows = len(masks)
-    flat, mass = log_map.flatten(1), (energy * (masks > 0)).flatten(1).double()
-    sample = flat[:, :: max(1, flat.shape[1] // 65536)]
-    edges = sample.sort(1).values
-    edges = edges[:, torch.linspace(0, edges.shape[1] - 1, n_bins - 1, device=flat.device).long()].contiguous()
-    index = torch.searchsorted(edges, flat.contiguous())
-    weights = torch.zeros(n_rows, n_bins, dtype=torch.float64, device=flat.device).scatter_add_(1, index, mass)
-    total = torch.zeros_like(weights).scatter_add_(1, index, mass * flat.double())
-    return total / weights.clamp_min(1e-30), weights
-
-
-def _hard_cut(masks: Tensor, energy: Tensor, budget: Tensor) -> Tensor:
-    """Gain 1 for the top bins while their energy fits, a part of the one at the edge; cells tied there share alike."""
-    flat, mass = masks.flatten(1), energy.flatten(1).double()
-    values, order = flat.sort(dim=1, descending=True, stable=True)
-    cumulated = mass.gather(1, order).cumsum(1)
-    edge = (cumulated < budget).sum(1, keepdim=True).clamp_max(flat.shape[1] - 1)
-    threshold = values.gather(1, edge)
-    above, tied = flat > threshold, flat == threshold
-    missing = budget - (mass * above).sum(1, keepdim=True)
-    tie_gain = (missing / (mass * tied).sum(1, keepdim=True).clamp_min(1e-30)).clamp(0, 1).sqrt()
-    gain = torch.where(above, 1.0, torch.where(tied, tie_gain, 0.0))
-    return gain.to(masks.dtype).reshape(masks.shape)
-
-
-def _meet_budget(gain: Tensor, support: Tensor, energy: Tensor, budget: Tensor) -> Tensor:
-    """Close what the warp left open; see :func:`warp_to_energy`."""
-    kept = (gain.square() * energy).sum((1, 2), keepdim=True)
-    outside = (energy * ~support).sum((1, 2), keepdim=True)
-    fill = ((budget - kept) / outside.clamp_min(1e-30)).clamp(0, 1).sqrt()
-    filled = torch.where(support, gain, fill.expand_as(gain))
-    scale = (budget / kept.clamp_min(1e-30)).sqrt()
-    return torch.where(kept > budget, gain * scale, torch.where(outside > 1e-9, filled, (gain * scale).clamp_max(1.0)))
 
 
 def _check_share(name: str, value: object) -> None:

@@ -45,7 +45,9 @@ from earwitness.cli.progress import progress_bar
     show_default=True,
     help="Score what is heard (waveform), or the masked features.",
 )
-@click.option("--window", "window_s", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--window", "window_s", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, metavar="SECONDS"
+)
 @click.option("--match-loudness", is_flag=True, help="Write heard_loud.wav too, at the recording's level.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
@@ -138,14 +140,15 @@ def explain(
         document = json.loads((result.folder / "explanation.json").read_text())
         documents.append({**document, "folder": str(result.folder)})
         if not as_json:
-            _say(file, result)
+            say(file, result)
     if as_json:
         click.echo(json.dumps({"explanations": documents, "failed": failures}, indent=1))
     if failures:
         raise SystemExit(1)
 
 
-def _say(file: Path, result: Any) -> None:
+def say(file: Path, result: Any) -> None:
+    """Print a result for a person."""
     click.echo(click.style(str(file), bold=True))
     for note in result.notes:
         click.echo(f"  note: {note}")
@@ -173,4 +176,3 @@ def _folders(files: tuple[Path, ...], out: Path) -> list[Path]:
         count = taken[file.stem]
         folders.append(out / (file.stem if count == 1 else f"{file.stem}-{count}"))
     return folders
-

@@ -17,7 +17,11 @@ def classifier_options(command: F) -> F:
     for option in (
         click.option("--weights", metavar="FILE", help="Weights for the classifier (safetensors)."),
         click.option(
-            "--classifier-param", "classifier_params", metavar="NAME=VALUE", multiple=True, help="Passed to its factory."
+            "--classifier-param",
+            "classifier_params",
+            metavar="NAME=VALUE",
+            multiple=True,
+            help="Passed to its factory.",
         ),
         click.option(
             "--classifier",

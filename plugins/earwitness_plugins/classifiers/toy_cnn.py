@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from earwitness.audio.dialects import drsa_toy
 from earwitness.audio.front_end import LogMel
 
-
 TOY_LABELS = ("class1", "class2")
 
 

@@ -1,0 +1,103 @@
+"""``earwitness demo``: a first tour."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from earwitness.cli.context import current_registry
+from earwitness.cli.progress import progress_bar
+
+TOY_CLIPS = (0, 1, 3)
+REAL_CLASSES = ("dog", "rooster", "crying_baby")
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("earwitness-demo"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder for sounds, pictures and results.",
+)
+@click.option("--esc10", type=click.Path(path_type=Path), metavar="DIR", help="A copy of ESC-10; see below.")
+def demo(out: Path, esc10: Path | None) -> None:
+    """A first tour: explanations one can hear, with verdicts, and a leaderboard.
+
+    It runs on synthetic sounds and, where a copy of ESC-10 is at hand (--esc10, EARWITNESS_DATA/esc10, or fetched with
+    `earwitness download esc10`), on real recordings. It takes a few minutes; a second call takes seconds.
+    """
+    from earwitness.errors import DatasetError
+    from earwitness.loading import load_dataset
+
+    started = time.monotonic()
+    plugins = current_registry()
+    parameters = {"folds": [5], **({"folder": str(esc10)} if esc10 else {})}
+    try:
+        real = load_dataset("esc10", parameters=parameters, plugins=plugins)
+    except DatasetError as error:
+        if esc10:
+            raise
+        click.echo(f"note: synthetic sounds only. {error}\n")
+        real = None
+    click.echo(click.style("1. What did the classifier hear?", bold=True))
+    toy = load_dataset("toy", parameters={"split": "test", "clips": 8}, plugins=plugins)
+    _explain([toy[index] for index in TOY_CLIPS], "toy-cnn", out / "sounds")
+    if real is not None:
+        chosen = [next(i for i, entry in enumerate(real.entries) if name in entry.labels) for name in REAL_CLASSES]
+        _explain([real[index] for index in chosen], "esc10-cnn", out / "sounds")
+    click.echo(click.style("\n2. Which method can be trusted?", bold=True))
+    _rank(out / "results", parameters if real is not None else None)
+    click.echo(f"{time.monotonic() - started:.0f} s. Sounds and pictures: {out / 'sounds'}. Now with your own:")
+    click.echo("  earwitness explain RECORDING.wav")
+    click.echo("  earwitness explain RECORDING.wav --classifier your_package.module:make_classifier")
+
+
+def _explain(clips: list[Any], classifier_name: str, folder: Path) -> None:
+    """Write each clip as a file, and explain it as a user would."""
+    from earwitness.audio.files import write_audio
+    from earwitness.cli.explain import say
+    from earwitness.loading import load_classifier, load_explainer
+    from earwitness.recordings import explain_recording
+
+    plugins = current_registry()
+    classifier = load_classifier(classifier_name, plugins=plugins)
+    for clip in clips:
+        target = folder / f"{clip.labels[0]}-{clip.clip_id}"
+        target.mkdir(parents=True, exist_ok=True)
+        recording = write_audio(target / "recording.wav", clip.waveform, clip.rate)
+        with progress_bar(clip.clip_id) as progress:
+            result = explain_recording(
+                recording,
+                target,
+                classifier=classifier,
+                explainer=load_explainer("integrated-gradients", plugins=plugins),
+                explainer_name="integrated-gradients",
+                progress=progress,
+            )
+        say(recording, result)
+
+
+def _rank(out: Path, esc10: dict[str, Any] | None) -> None:
+    """The suite ``quick`` and, where there are real recordings, sixteen of them beside it."""
+    from earwitness_bench.leaderboard import FORMATS, make_tables
+    from earwitness_bench.results import write_parquet
+    from earwitness_bench.runner import run_suite
+    from earwitness_bench.store import Store
+    from earwitness_bench.suite import Arena, Reference, load_suite
+
+    suite = load_suite("quick")
+    if esc10 is not None:
+        arena = Arena(
+            dataset=Reference(name="esc10", parameters=esc10), classifier=Reference(name="esc10-cnn"), clips=16
+        )
+        suite = suite.model_copy(update={"arenas": (*suite.arenas, arena)})
+    with progress_bar("scoring") as progress:
+        run_suite(suite, out, registry=current_registry(), progress=progress)
+    store = Store(out)
+    write_parquet(store)
+    click.echo(FORMATS["table"](make_tables(store)))
