@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 			echo "$(PYTHON) cannot make virtual environments. On Debian, install python3-venv." >&2; exit 1; }; \
 	fi
 	@echo "Installing earwitness and its dependencies (about 6 GB once; minutes)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
 lint: $(STAMP)

@@ -30,6 +30,10 @@ def demo(out: Path, esc10: Path | None) -> None:
 
     It runs on synthetic sounds and, where a copy of ESC-10 is at hand (--esc10, EARWITNESS_DATA/esc10, or fetched with
     `earwitness download esc10`), on real recordings. It takes a few minutes; a second call takes seconds.
+
+    \b
+    Example:
+      earwitness demo --out tour
     """
     from earwitness.errors import DatasetError
     from earwitness.loading import load_dataset

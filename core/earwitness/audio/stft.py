@@ -92,10 +92,10 @@ class ListeningSTFT:
         if waveforms.ndim != 2:
             raise AudioError(f"Expected waveforms of shape (B, T), got {tuple(waveforms.shape)}.")
         if waveforms.shape[1] < self.n_fft:
+            given, frame = (1000 * n_samples / self.rate for n_samples in (waveforms.shape[1], self.n_fft))
             raise AudioError(
-                f"The recording has {waveforms.shape[1]} samples ({1000 * waveforms.shape[1] / self.rate:.0f} ms), less "
-                f"than one frame of the listening STFT ({self.n_fft} samples, {1000 * self.n_fft / self.rate:.0f} ms "
-                f"at {self.rate} Hz). Give a longer recording."
+                f"The recording has {waveforms.shape[1]} samples ({given:.0f} ms), less than one frame of the listening "
+                f"STFT ({self.n_fft} samples, {frame:.0f} ms at {self.rate} Hz). Give a longer recording."
             )
         return torch.stft(
             waveforms,

@@ -167,7 +167,7 @@ def list_command(kind: str | None, as_json: bool) -> None:
     registry = current_registry()
     kinds = [kind] if kind else [*KINDS]
     if as_json:
-        click.echo(json.dumps(listing(registry, kinds), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(listing(registry, kinds), indent=2, ensure_ascii=False, default=str))
         return
     width = shutil.get_terminal_size((100, 24)).columns
     parts = [table(registry, each, width) for each in kinds]

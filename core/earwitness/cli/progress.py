@@ -6,8 +6,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from earwitness.protocols import Progress
+if TYPE_CHECKING:
+    from earwitness.protocols import Progress
 
 DELAY_S = 2.0
 """Work that is done sooner shows no bar."""

@@ -1,19 +1,44 @@
-"""The networks that the project trains itself: what they are made of and how they are trained."""
+"""The networks that the project trains itself: what they are made of, and how they are trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from earwitness.audio.front_end import LogMel
+from earwitness.classifier import AudioClassifier
+from earwitness.clips import Dataset
+from earwitness.errors import ClassifierError, ConfigurationError, nearest
+from earwitness.loading import load_dataset
+from earwitness.protocols import Progress
+from earwitness.registry import Registry
+from earwitness_plugins.classifiers.augmentation import Augmentation
+from earwitness_plugins.classifiers.compact_cnn import CompactCNN, compact_front_end
 from earwitness_plugins.classifiers.toy_cnn import TOY_LABELS, ToyCNN, toy_front_end
+from earwitness_plugins.classifiers.training import TrainingRecipe, TrainingResult, train_network
+
+ESC10_LABELS = (
+    "dog",
+    "rain",
+    "sea_waves",
+    "crying_baby",
+    "clock_tick",
+    "sneezing",
+    "helicopter",
+    "chainsaw",
+    "rooster",
+    "crackling_fire",
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A network, its front end and its classes.
+    """A network, its front end, its classes, its data and its recipe.
 
     Attributes
     ----------
@@ -21,6 +46,11 @@ class Architecture:
         Untrained.
     front_end : callable -> LogMel
     labels : tuple of str
+    dataset : str
+        By name; clips of one length.
+    data : dict
+        Parameters of the data set for ``train``, ``validation`` and ``test``.
+    recipe : TrainingRecipe
     duration_s : float or None
         The fixed length that the network takes; None is any.
     """
@@ -28,9 +58,125 @@ class Architecture:
     network: Callable[[], nn.Module]
     front_end: Callable[[], LogMel]
     labels: tuple[str, ...]
+    dataset: str
+    data: Mapping[str, Mapping[str, Any]]
+    recipe: TrainingRecipe
     duration_s: float | None = None
 
 
 ARCHITECTURES = {
-    "toy-cnn": Architecture(ToyCNN, toy_front_end, TOY_LABELS, duration_s=1.0),
+    "esc10-cnn": Architecture(
+        network=CompactCNN,
+        front_end=compact_front_end,
+        labels=ESC10_LABELS,
+        dataset="esc10",
+        data={"train": {"folds": [1, 2, 3]}, "validation": {"folds": [4]}, "test": {"folds": [5]}},
+        recipe=TrainingRecipe(
+            epochs=60,
+            batch_size=24,
+            learning_rate=3e-3,
+            weight_decay=0.02,
+            label_smoothing=0.05,
+            averaging_steps=50,
+            augmentation=Augmentation(
+                shift=True,
+                gain_db=(-30.0, 6.0),
+                mix_share=0.3,
+                noise_share=0.5,
+                noise_snr_db=(0.0, 30.0),
+                void_share=0.04,
+                dropped_bands=6,
+                dropped_frames=30,
+            ),
+        ),
+    ),
+    "toy-cnn": Architecture(
+        network=ToyCNN,
+        front_end=toy_front_end,
+        labels=TOY_LABELS,
+        dataset="toy",
+        data={
+            "train": {"split": "train", "clips": 2800},
+            "validation": {"split": "validation", "clips": 400},
+            "test": {"split": "test", "clips": 800},
+        },
+        recipe=TrainingRecipe(epochs=25, batch_size=32, learning_rate=3e-3),
+        duration_s=1.0,
+    ),
 }
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture called ``name``; ConfigurationError if there is none."""
+    if name not in ARCHITECTURES:
+        raise ConfigurationError(f"There is no packaged architecture {name!r}. {nearest(name, ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+def train(
+    chosen: Architecture,
+    *,
+    plugins: Registry,
+    changes: Mapping[str, Mapping[str, Any]],
+    epochs: int | None,
+    seed: int,
+    checkpoint: Path,
+    progress: Progress,
+) -> tuple[TrainingResult, dict[str, float]]:
+    """Train an architecture on its data.
+
+    Parameters
+    ----------
+    chosen : Architecture
+    plugins : Registry
+    changes : dict
+        For ``train``, ``validation`` and ``test``: parameters of the data set that differ from the architecture's.
+    epochs : int, optional
+    seed : int
+    checkpoint : Path
+    progress : callable (done, total, text)
+
+    Returns
+    -------
+    TrainingResult
+    dict of str to float
+        Accuracy in [0, 1] on the validation and on the test data.
+    """
+    splits = {
+        split: load_dataset(chosen.dataset, parameters={**own, **changes[split]}, plugins=plugins)
+        for split, own in chosen.data.items()
+    }
+    rate = chosen.front_end().rate
+    clips = {}
+    for split, dataset in splits.items():
+        progress(0, 0, f"reading the {split} data")
+        clips[split] = _in_memory(dataset, chosen.labels, rate)
+    recipe = chosen.recipe if epochs is None else replace(chosen.recipe, epochs=epochs)
+    result = train_network(
+        chosen.network(),
+        chosen.front_end(),
+        *clips["train"],
+        recipe=recipe,
+        seed=seed,
+        validation=clips["validation"],
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    network = chosen.network()
+    network.load_state_dict(result.state_dict)
+    classifier = AudioClassifier(network, front_end=chosen.front_end(), labels=chosen.labels)
+    return result, {split: _accuracy(classifier, *clips[split]) for split in ("validation", "test")}
+
+
+def _in_memory(dataset: Dataset, labels: tuple[str, ...], rate: int) -> tuple[Tensor, Tensor]:
+    unknown = {label for entry in dataset.entries for label in entry.labels} - set(labels)
+    if unknown:
+        raise ClassifierError(f"The data have classes that the classifier does not know: {sorted(unknown)}.")
+    clips = [dataset[index].resampled(rate) for index in range(len(dataset))]
+    classes = torch.tensor([labels.index(clip.labels[0]) for clip in clips])
+    return torch.stack([clip.waveform for clip in clips]), classes
+
+
+def _accuracy(classifier: AudioClassifier, waveforms: Tensor, classes: Tensor) -> float:
+    decisions = torch.cat([classifier.probabilities(chunk).argmax(1) for chunk in torch.split(waveforms, 16)])
+    return float((decisions == classes).float().mean())

@@ -143,8 +143,9 @@ def coloured_noise(slopes: Tensor, n_samples: int, generator: torch.Generator) -
     n_bins = n_samples // 2 + 1
     spectrum = torch.view_as_complex(torch.randn(len(slopes), n_bins, 2, generator=generator))
     log_frequency = torch.arange(n_bins, dtype=torch.float32).clamp_min(max(1.0, n_bins / 1000)).log()
-    noise = torch.fft.irfft(spectrum * torch.exp(-slopes[:, None] * log_frequency), n=n_samples)
-    return noise / noise.square().mean(1, keepdim=True).sqrt()
+    noise: Tensor = torch.fft.irfft(spectrum * torch.exp(-slopes[:, None] * log_frequency), n=n_samples)
+    noise = noise / noise.square().mean(1, keepdim=True).sqrt()
+    return noise
 
 
 def _uniform(n_rows: int, bounds: Range, generator: torch.Generator) -> Tensor:
@@ -155,8 +156,7 @@ def _uniform(n_rows: int, bounds: Range, generator: torch.Generator) -> Tensor:
 
 def _decibels(n_rows: int, bounds: Range, generator: torch.Generator) -> Tensor:
     """(B, 1) amplitude factors whose level is uniform in a range of dB."""
-    factors: Tensor = 10.0 ** (_uniform(n_rows, bounds, generator) / 20)
-    return factors
+    return torch.pow(10.0, _uniform(n_rows, bounds, generator) / 20)
 
 
 def _some(n_rows: int, share: float, generator: torch.Generator) -> Tensor:

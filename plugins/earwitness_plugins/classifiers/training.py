@@ -9,7 +9,6 @@ in one go or resumed. N clips, B rows of a batch, T samples, C classes.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,13 +22,16 @@ from torch.nn import functional
 
 from earwitness.artifacts import digest_of, load_tensors, save_tensors
 from earwitness.audio.front_end import FrontEnd
-from earwitness.errors import AudioError, CheckpointError, ClassifierError, ConfigurationError, DatasetError
-from earwitness_plugins.classifiers.augmentation import Augmentation, augment_waveforms, drop_regions
-
-Clips = tuple[Tensor, Tensor]
-"""Waveforms (N, T), float32 in [-1, 1], and labels (N,), int64."""
-
-_CHUNK = 16  # clips per forward pass where nothing is learnt
+from earwitness.errors import CheckpointError, ClassifierError, ConfigurationError
+from earwitness_plugins.classifiers.augmentation import Augmentation
+from earwitness_plugins.classifiers.training_data import (
+    Clips,
+    TrainingData,
+    check_clips,
+    check_labels,
+    features_of,
+    fingerprint,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,129 +169,110 @@ def train_network(
     ClassifierError
         The loss is no longer finite. The checkpoint holds the last epoch before.
     """
-    for name, clips in (("training", (waveforms, labels)), ("validation", validation)):
-        if clips is not None:
-            _check_clips(name, *clips)
-    with _own_randomness(seed, network):
-        run = _Run(network, front_end, (waveforms, labels), validation, recipe, seed)
+    if validation is not None:
+        check_clips("validation", validation)
+    device = next(network.parameters()).device
+    data = TrainingData((waveforms, labels), front_end, device, recipe.augmentation)
+    with _own_randomness(seed, device):
+        run = _Run(network, data, validation, recipe, seed, checkpoint)
         if checkpoint is not None and checkpoint.exists():
             run.resume(checkpoint)
         while run.epoch < recipe.epochs:
-            run.train_epoch(checkpoint)
-            run.validate()
-            if checkpoint is not None:
-                run.save(checkpoint)
+            run.next_epoch()
             if progress is not None:
                 progress(run.epoch, recipe.epochs, run.summary())
     return TrainingResult(_cpu_copy(run.kept), run.kept_epoch, run.curves)
 
 
 class _Run:
-    """A training under way: all that changes from step to step."""
+    """A training under way: all that changes from step to step, and how it is kept."""
 
     def __init__(
         self,
         network: nn.Module,
-        front_end: FrontEnd,
-        train: Clips,
+        data: TrainingData,
         validation: Clips | None,
         recipe: TrainingRecipe,
         seed: int,
+        checkpoint: Path | None,
     ) -> None:
+        self.data = data
         self.recipe = recipe
-        self.front_end = front_end
-        self.device = next(network.parameters()).device
+        self.checkpoint = checkpoint
         self.generator = torch.Generator().manual_seed(seed)
         self.network = _initialised(network)
         self.average = copy.deepcopy(self.network).eval()
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        self.epoch, self.step = 0, 0
-        self.curves = Curves()
+        self.epoch, self.step, self.kept_epoch = 0, 0, 0
         self.kept: dict[str, Tensor] = {}
-        self.kept_epoch = 0
-        self._take_data(train, validation)
-        self.key = _identity(recipe, seed, front_end, self.network, train, validation)
-
-    def _take_data(self, train: Clips, validation: Clips | None) -> None:
-        self.waveforms, labels = train
-        self.steps_per_epoch = math.ceil(len(labels) / self.recipe.batch_size)
-        self.silence = _features(self.front_end, torch.zeros_like(self.waveforms[:1]), self.device)
+        self.curves = Curves()
         with torch.no_grad():
-            n_classes = self.average(self.silence).shape[1]
-        for name, clips in (("training", train), ("validation", validation)):
-            if clips is not None:
-                _check_labels(name, clips[1], n_classes)
-        self.targets = functional.one_hot(labels, n_classes).to(torch.float32)
-        self.fixed = None
-        if self.recipe.augmentation is None:
-            self.fixed = _features(self.front_end, self.waveforms, self.device)
+            self.n_classes = self.average(data.silence).shape[1]
+        check_labels("training", data.labels, self.n_classes)
         self.held_out = None
         if validation is not None:
-            self.held_out = (_features(self.front_end, validation[0], self.device), validation[1].to(self.device))
+            check_labels("validation", validation[1], self.n_classes)
+            features = features_of(data.front_end, validation[0], data.device)
+            self.held_out = (features, validation[1].to(data.device))
+        self.key = self._identity(seed, validation)
 
-    def train_epoch(self, checkpoint: Path | None) -> None:
-        """One pass over the clips in a new order; ``checkpoint`` is for the error message."""
+    def next_epoch(self) -> None:
+        """One pass over the clips; then measure, keep the best, and write the checkpoint."""
+        loss = self._train()
+        self._check_finite(sum(float(value.abs().sum()) for value in self.average.state_dict().values()))
+        self.curves.train_loss.append(loss)
+        best = self._validate() if self.held_out is not None else True
+        self.epoch += 1
+        if best:
+            self.kept = _cpu_copy(self.average.state_dict())
+            self.kept_epoch = self.epoch
+        if self.checkpoint is not None:
+            self._save(self.checkpoint)
+
+    def _train(self) -> float:
+        """One pass over the clips in a new order; returns the mean loss."""
         # Dropout draws from PyTorch's own generator: seeded here, it needs no place in the checkpoint.
         torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
         self.network.train()
         total = 0.0
-        order = torch.randperm(len(self.targets), generator=self.generator)
-        for rows in order.split(self.recipe.batch_size):
-            features, targets = self._batch(rows)
-            loss = functional.cross_entropy(
-                self.network(features), targets, label_smoothing=self.recipe.label_smoothing
-            )
-            self._check_finite(loss.item(), checkpoint)
+        for rows in torch.split(torch.randperm(len(self.data), generator=self.generator), self.recipe.batch_size):
+            features, targets = self.data.batch(rows, self.n_classes, self.generator)
+            logits = self.network(features)
+            loss = functional.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
+            self._check_finite(loss.item())
             self._descend(loss)
             total += loss.item() * len(rows)
-        self.epoch += 1
-        self.curves.train_loss.append(total / len(self.targets))
-        size = sum(float(value.abs().sum()) for value in self.average.state_dict().values())
-        self._check_finite(size, checkpoint)
-
-    def _batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and targets of these clips, augmented."""
-        augmentation = self.recipe.augmentation
-        if augmentation is None or self.fixed is not None:
-            assert self.fixed is not None
-            return self.fixed[rows.to(self.device)], self.targets[rows].to(self.device)
-        waveforms, targets = augment_waveforms(self.waveforms[rows], self.targets[rows], augmentation, self.generator)
-        features = _features(self.front_end, waveforms, self.device)
-        return drop_regions(features, self.silence, augmentation, self.generator), targets.to(self.device)
+        return total / len(self.data)
 
     def _descend(self, loss: Tensor) -> None:
         """One step of the optimiser, and of the average behind it."""
+        n_steps = math.ceil(len(self.data) / self.recipe.batch_size) * self.recipe.epochs
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate_at(self.step, self.steps_per_epoch * self.recipe.epochs)
+            group["lr"] = self.recipe.learning_rate_at(self.step, n_steps)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.step += 1
         weight = 1 / min(self.step, self.recipe.averaging_steps)
-        for mean, value in zip(
-            self.average.state_dict().values(), self.network.state_dict().values(), strict=True
-        ):
+        for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
             if mean.is_floating_point():
                 mean.lerp_(value, weight)
-            else:
+            else:  # batch normalisation counts its batches
                 mean.copy_(value)
 
-    def validate(self) -> None:
-        """Measure the averaged weights, and keep them if they are the best so far."""
-        best = True
-        if self.held_out is not None:
-            features, labels = self.held_out
-            with torch.no_grad():
-                logits = torch.cat([self.average(chunk) for chunk in features.split(_CHUNK)])
-            loss = functional.cross_entropy(logits, labels).item()
-            self.curves.validation_loss.append(loss)
-            self.curves.validation_accuracy.append((logits.argmax(1) == labels).float().mean().item())
-            best = loss <= min(self.curves.validation_loss)
-        if best:
-            self.kept = _cpu_copy(self.average.state_dict())
-            self.kept_epoch = self.epoch
+    def _validate(self) -> bool:
+        """Measure the averaged weights; returns whether they are the best so far."""
+        assert self.held_out is not None
+        features, labels = self.held_out
+        with torch.no_grad():
+            logits = torch.cat([self.average(chunk) for chunk in torch.split(features, 16)])
+        loss = functional.cross_entropy(logits, labels).item()
+        self._check_finite(loss)
+        self.curves.validation_loss.append(loss)
+        self.curves.validation_accuracy.append((logits.argmax(1) == labels).float().mean().item())
+        return loss <= min(self.curves.validation_loss)
 
     def summary(self) -> str:
         """One line on the epoch that has just ended."""
@@ -299,18 +282,17 @@ class _Run:
             text += f", validation {100 * accuracy:.1f} % (loss {loss:.3f})"
         return text
 
-    def save(self, path: Path) -> None:
-        """Write everything to a checkpoint, atomically."""
-        tensors = {"generator": self.generator.get_state()}
-        for prefix, state in (
-            ("network", self.network.state_dict()),
-            ("average", self.average.state_dict()),
-            ("kept", self.kept),
-            ("optimiser", _flat(self.optimiser.state_dict()["state"])),
-        ):
-            tensors |= {f"{prefix}.{name}": value for name, value in state.items()}
-        progress = {"epoch": self.epoch, "step": self.step, "kept_epoch": self.kept_epoch}
-        save_tensors(path, tensors, {"training": self.key, **progress, "curves": asdict(self.curves)})
+    def _save(self, path: Path) -> None:
+        states: dict[str, Mapping[str, Tensor]] = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "kept": self.kept,
+            "optimiser": _flat(self.optimiser.state_dict()["state"]),
+            "generator": {"state": self.generator.get_state()},
+        }
+        tensors = {f"{part}.{name}": value for part, state in states.items() for name, value in state.items()}
+        counts = {"epoch": self.epoch, "step": self.step, "kept_epoch": self.kept_epoch}
+        save_tensors(path, tensors, {"training": self.key, "counts": counts, "curves": asdict(self.curves)})
 
     def resume(self, path: Path) -> None:
         """Take up a checkpoint."""
@@ -320,33 +302,45 @@ class _Run:
                 f"{path} is of another training (other recipe, seed, data, front end or network). "
                 "Choose another path, or remove it to start again."
             )
-        self.generator.set_state(tensors["generator"])
-        self.network.load_state_dict(_under("network", tensors))
-        self.average.load_state_dict(_under("average", tensors))
-        self.kept = _under("kept", tensors)
-        optimiser = self.optimiser.state_dict()
-        self.optimiser.load_state_dict({**optimiser, "state": _nested(_under("optimiser", tensors))})
-        self.epoch, self.step = document["epoch"], document["step"]
-        self.kept_epoch = document["kept_epoch"]
+        self.network.load_state_dict(_part("network", tensors))
+        self.average.load_state_dict(_part("average", tensors))
+        self.kept = _part("kept", tensors)
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": _nested(_part("optimiser", tensors))})
+        self.generator.set_state(tensors["generator.state"])
+        counts = document["counts"]
+        self.epoch, self.step, self.kept_epoch = counts["epoch"], counts["step"], counts["kept_epoch"]
         self.curves = Curves(**document["curves"])
 
-    def _check_finite(self, value: float, checkpoint: Path | None) -> None:
+    def _identity(self, seed: int, validation: Clips | None) -> str:
+        """Digest of all that decides the weights: a checkpoint of another training is not taken up."""
+        return digest_of(
+            {
+                "recipe": asdict(self.recipe),
+                "seed": seed,
+                "front_end": self.data.front_end.describe(),
+                "network": str(self.network),
+                "train": fingerprint((self.data.waveforms, self.data.labels)),
+                "validation": None if validation is None else fingerprint(validation),
+            }
+        )
+
+    def _check_finite(self, value: float) -> None:
         if math.isfinite(value):
             return
         hint = "Nothing was kept: give a checkpoint path to keep each epoch."
-        if checkpoint is not None:
-            hint = f"{checkpoint} holds the last good epoch." if checkpoint.exists() else "There is no good epoch yet."
+        if self.checkpoint is not None:
+            kept = self.checkpoint.exists()
+            hint = f"{self.checkpoint} holds the last good epoch." if kept else "There was no good epoch yet."
         raise ClassifierError(
-            f"Training diverged in epoch {self.epoch + 1} of {self.recipe.epochs}, step {self.step + 1}: the loss or a "
-            f"weight is {value}. {hint} Lower the learning rate (now {self.recipe.learning_rate} at its peak)."
+            f"Training diverged in epoch {self.epoch + 1} of {self.recipe.epochs}, after {self.step} steps: the loss "
+            f"or a weight is {value}. {hint} Lower the learning rate (now {self.recipe.learning_rate} at its peak)."
         )
 
 
 @contextmanager
-def _own_randomness(seed: int, network: nn.Module) -> Iterator[None]:
+def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Seed PyTorch's own generators (initial weights, dropout), and put them back."""
-    devices = {parameter.device for parameter in network.parameters() if parameter.is_cuda}
-    with torch.random.fork_rng(devices=list(devices)):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
@@ -358,36 +352,6 @@ def _initialised(network: nn.Module) -> nn.Module:
         if callable(reset):
             reset()
     return network.requires_grad_(True)
-
-
-def _features(front_end: FrontEnd, waveforms: Tensor, device: torch.device) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([front_end(chunk.to(device)) for chunk in waveforms.split(_CHUNK)])
-
-
-def _identity(
-    recipe: TrainingRecipe,
-    seed: int,
-    front_end: FrontEnd,
-    network: nn.Module,
-    train: Clips,
-    validation: Clips | None,
-) -> str:
-    """Digest of all that decides the weights; a checkpoint of another training is not taken up."""
-    data = [*train, *(validation or ())]
-    return digest_of(
-        {
-            "recipe": asdict(recipe),
-            "seed": seed,
-            "front_end": front_end.describe(),
-            "network": str(network),
-            "data": [[list(tensor.shape), _sha256(tensor)] for tensor in data],
-        }
-    )
-
-
-def _sha256(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy()).hexdigest()
 
 
 def _cpu_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -407,30 +371,7 @@ def _nested(flat: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     return state
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
-
-
-def _check_clips(name: str, waveforms: Tensor, labels: Tensor) -> None:
-    if len(waveforms) == 0:
-        raise DatasetError(f"There are no {name} clips. Which folds, or which split, were asked for?")
-    if waveforms.ndim != 2 or waveforms.dtype != torch.float32:
-        shape = tuple(waveforms.shape)
-        raise AudioError(f"Expected {name} waveforms (N, T) of torch.float32, got {shape} of {waveforms.dtype}.")
-    if labels.shape != waveforms.shape[:1] or labels.dtype != torch.int64:
-        raise DatasetError(
-            f"Expected one label for each of {len(waveforms)} {name} clips, as torch.int64, "
-            f"got {tuple(labels.shape)} of {labels.dtype}."
-        )
-    broken = (~waveforms.isfinite().all(1)).nonzero().flatten().tolist()
-    if broken:
-        raise AudioError(f"{len(broken)} {name} clips hold NaN or infinity (first: number {broken[0]}). Leave them out.")
-
-
-def _check_labels(name: str, labels: Tensor, n_classes: int) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= n_classes:
-        raise DatasetError(
-            f"{name.capitalize()} labels run from {low} to {high}, but the network has {n_classes} outputs, "
-            f"0 to {n_classes - 1}. Do labels and network belong together?"
-        )
+def _part(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with ``name.``, without it."""
+    start = f"{name}."
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
