@@ -5,11 +5,13 @@ For networks that see a clip as several patches. Each function takes logits (B, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 PoolName = Literal["logit_of_mean_probability", "max", "logsumexp", "mean"]
 
@@ -29,13 +31,10 @@ def logit_of_mean_probability(patch_logits: Tensor, *, multilabel: bool) -> Tens
     -------
     Tensor (B, C), float32
     """
-    n_patches = patch_logits.shape[1]
+    # In log space a saturated probability keeps its gradient and never gives an infinite logit.
     if not multilabel:
-        return torch.logsumexp(torch.log_softmax(patch_logits, dim=2), dim=1) - torch.tensor(float(n_patches)).log()
-    # In log space a saturated sigmoid keeps its gradient and never gives an infinite logit.
-    log_p = torch.logsumexp(torch.nn.functional.logsigmoid(patch_logits), dim=1)
-    log_not_p = torch.logsumexp(torch.nn.functional.logsigmoid(-patch_logits), dim=1)
-    return log_p - log_not_p
+        return _mean_of_exponentials(torch.log_softmax(patch_logits, dim=2))
+    return _mean_of_exponentials(logsigmoid(patch_logits)) - _mean_of_exponentials(logsigmoid(-patch_logits))
 
 
 def _max(patch_logits: Tensor, *, multilabel: bool) -> Tensor:
@@ -47,7 +46,12 @@ def _mean(patch_logits: Tensor, *, multilabel: bool) -> Tensor:
 
 
 def _logsumexp(patch_logits: Tensor, *, multilabel: bool) -> Tensor:
-    return torch.logsumexp(patch_logits, dim=1) - torch.tensor(float(patch_logits.shape[1])).log()
+    return _mean_of_exponentials(patch_logits)
+
+
+def _mean_of_exponentials(values: Tensor) -> Tensor:
+    """log of the mean of exp(values) over the patches: (B, P, C) -> (B, C)."""
+    return torch.logsumexp(values, dim=1) - math.log(values.shape[1])
 
 
 POOLS: dict[str, Callable[..., Tensor]] = {

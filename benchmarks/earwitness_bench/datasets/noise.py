@@ -247,9 +247,8 @@ def _voice(n_samples: int, rate: int, generator: np.random.Generator) -> Array:
     while start < n_samples:
         length = max(2, int(rate / generator.uniform(2, 8)))
         syllable = _syllable(length, rate, pitch_hz * generator.uniform(0.85, 1.15), generator)
-        samples[max(0, start) : start + length] += (
-            syllable[max(0, -start) : n_samples - start] if start + length > 0 else 0
-        )
+        if start + length > 0:
+            samples[max(0, start) : start + length] += syllable[max(0, -start) : n_samples - start]
         start += length
     return samples
 

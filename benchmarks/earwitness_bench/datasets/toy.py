@@ -75,7 +75,7 @@ class Scene:
 
 
 class Toy:
-    """The synthetic data set. Clips are generated when asked for (about 2 ms each).
+    """The synthetic data set. Clips are generated when asked for (a few milliseconds each).
 
     Clips are numbered without end; even numbers are class1, odd ones class2, and of every ten pairs the first seven
     belong to ``train``, the eighth to ``validation``, the last two to ``test``. So the splits are disjoint, balanced,
