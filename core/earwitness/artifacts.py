@@ -66,10 +66,27 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[st
     write_atomically(path, _serialise(plain, metadata={"earwitness": canonical_json(document or {})}))
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as the safetensors format does: eight bytes of length, then a JSON header."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a safetensors file: its tensors and the document that :func:`save_tensors` put beside them.
 
     Pickles are refused by their content, whatever the name says, and never executed.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+        On the CPU.
+    document : dict
+        Empty for a file that was written by somebody else.
 
     Raises
     ------
@@ -82,9 +99,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with _safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             document = json.loads((file.metadata() or {}).get("earwitness", "{}"))
+            if not isinstance(document, dict):
+                raise ValueError(f"its document is a {type(document).__name__}")
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not a readable safetensors file ({error}). Pickled weights (.pt, .pth, .pkl) are not loaded, "
-            "because a pickle can run code: convert them with safetensors.torch.save_file."
+            f"{path} is not a readable safetensors file ({error}). If it is a pickle under another name: it was not "
+            "executed, because a pickle can run code. Convert it with safetensors.torch.save_file."
         ) from error
     return tensors, document

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from earwitness.clips import Batch, Clip, Dataset, Entry
+from earwitness.errors import AudioError, ConfigurationError
 from earwitness.random import stream_seed
 
 
@@ -21,14 +22,21 @@ def plan_chunks(entries: Sequence[Entry], chunk_size: int, *, seed: int | None =
     chunk_size : int
         The most clips in a chunk.
     seed : int, optional
-        Shuffle the clips first, each by its own hash: the order does not depend on the order of ``entries``. Default:
-        keep the order.
+        Shuffle the clips of each length, by the hashes of their identities: the chunks do not depend on the order of
+        ``entries``. Default: keep the order.
 
     Returns
     -------
     list of tuple of int
         Indices into ``entries``; each index once.
+
+    Raises
+    ------
+    ConfigurationError
+        ``chunk_size`` is not positive.
     """
+    if chunk_size < 1:
+        raise ConfigurationError(f"chunk_size must be positive, got {chunk_size}.")
     order = list(range(len(entries)))
     if seed is not None:
         order.sort(key=lambda index: (stream_seed(seed, entries[index].clip_id), index))
@@ -47,11 +55,13 @@ def load_batch(dataset: Dataset, indices: Sequence[int], rate: int, *, device: t
     return Batch.of([dataset[index].resampled(rate) for index in indices], device=device)
 
 
-def iterate(dataset: Dataset, rate: int, chunk_size: int, *, start: int = 0) -> Iterator[tuple[int, Batch]]:
-    """Batches of a whole data set in its own order, from chunk ``start`` on, with their number."""
-    for number, indices in enumerate(plan_chunks(dataset.entries, chunk_size)):
-        if number >= start:
-            yield number, load_batch(dataset, indices, rate)
+def iterate(
+    dataset: Dataset, rate: int, chunk_size: int, *, start: int = 0, device: torch.device | str = "cpu"
+) -> Iterator[tuple[int, Batch]]:
+    """Batches of a whole data set at ``rate`` Hz, as planned without a seed, from chunk ``start`` on, numbered."""
+    chunks = plan_chunks(dataset.entries, chunk_size)
+    for number in range(start, len(chunks)):
+        yield number, load_batch(dataset, chunks[number], rate, device=device)
 
 
 class ClipList:
@@ -63,12 +73,20 @@ class ClipList:
         Of one rate.
     labels : sequence of str, optional
         All classes in order. Default: those of the clips, sorted.
+
+    Raises
+    ------
+    AudioError
+        The clips have different rates.
     """
 
     def __init__(self, clips: Sequence[Clip], labels: Sequence[str] | None = None) -> None:
         self._clips = tuple(clips)
-        self.rate = self._clips[0].rate if self._clips else 0
-        self.labels = tuple(labels or sorted({label for clip in clips for label in clip.labels}))
+        rates = {clip.rate for clip in clips}
+        if len(rates) > 1:
+            raise AudioError(f"The clips of a data set need one rate, got {sorted(rates)} Hz. Resample them first.")
+        self.rate = rates.pop() if rates else 0
+        self.labels = tuple(sorted({label for clip in clips for label in clip.labels}) if labels is None else labels)
         self.entries = [
             Entry(clip.clip_id, clip.group, clip.labels, clip.waveform.shape[0], _fingerprint(clip)) for clip in clips
         ]

@@ -8,32 +8,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-import hashlib
-import json
+import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from earwitness.artifacts import digest_of
 from earwitness.audio.front_end import FrontEnd
 from earwitness.audio.stft import ListeningSTFT
-from earwitness.errors import AudioError, ClassifierError, nearest
-from earwitness.folding import prepared
+from earwitness.errors import AudioError, ClassifierError, ConfigurationError, nearest
+from earwitness.folding import Folded, normalised_layers, prepared
 from earwitness.grid import Grid
+from earwitness.identity import digest_of_tensors, identity_of, identity_of_architecture, tensors_of
+from earwitness.outputs import check_logits, check_shape
 from earwitness.pooling import POOLS, PoolName
 
 Segmenter = Callable[[Tensor], Tensor]
 """Features (B, 1, M, N') -> patches (B, P, ...), what the network eats along the last axes."""
 
+_GRIDS_KEPT = 32
+_T = TypeVar("_T")
+
 
 class AudioClassifier:
     """A network together with everything between the waveform and its logits.
 
-    The network is copied: the user's module keeps its mode, parameters, hooks and ``requires_grad``, whatever happens
+    Every module is copied: the user's own keeps its mode, parameters, hooks and ``requires_grad``, whatever happens
     later. Train first, wrap afterwards.
 
     Parameters
@@ -45,7 +51,7 @@ class AudioClassifier:
     labels : sequence of str, length C
         Class names, in the order of the outputs.
     segmenter : callable, optional
-        Features (B, 1, M, N') to patches (B, P, ...).
+        Features (B, 1, M, N') to patches (B, P, ...): a function, a ``functools.partial`` or a module.
     pool : {"logit_of_mean_probability", "max", "logsumexp", "mean"}
         From the patches' logits (B, P, C) to the clip's.
     multilabel : bool
@@ -58,7 +64,8 @@ class AudioClassifier:
     Raises
     ------
     ClassifierError
-        No labels, labels twice, or a network that cannot be copied.
+        No labels, labels twice, an unknown pool, a front end without the members of
+        :class:`~earwitness.audio.front_end.FrontEnd`, or a network that cannot be copied.
     """
 
     def __init__(
@@ -73,27 +80,37 @@ class AudioClassifier:
         duration_s: float | None = None,
         name: str = "classifier",
     ) -> None:
-        if not labels or len(set(labels)) != len(labels):
-            raise ClassifierError(f"A classifier needs labels, each once; got {list(labels)}.")
+        repeated = [label for label, count in Counter(labels).items() if count > 1]
+        if not labels or repeated or isinstance(labels, str):
+            wrong = f"these are there more than once: {repeated[:12]}" if repeated else f"got {labels!r}"
+            raise ClassifierError(f"A classifier needs a sequence of labels, each once; {wrong}.")
         if pool not in POOLS:
             raise ClassifierError(f"There is no pool {pool!r}. {nearest(pool, POOLS)}")
-        try:
-            self.network = copy.deepcopy(network).eval()
-        except Exception as error:
+        if not isinstance(network, nn.Module) or not isinstance(front_end, FrontEnd):
             raise ClassifierError(
-                f"The network cannot be copied ({error}); build it anew and load its state."
-            ) from error
-        for parameter in self.network.parameters():
-            parameter.requires_grad_(False)
-        self.front_end = front_end
+                f"A classifier needs a torch.nn.Module and a front end (see earwitness.audio.front_end.FrontEnd), got "
+                f"{type(network).__name__} and {type(front_end).__name__}."
+            )
+        if duration_s is not None and not duration_s > 0:
+            raise ClassifierError(f"duration_s must be positive, or None for any length; got {duration_s}.")
+        self.network = _frozen_copy(network)
+        self.front_end = _frozen_copy(front_end)
         self.labels = tuple(labels)
-        self.segmenter = segmenter
+        self.segmenter = _frozen_copy(segmenter)
         self.pool: PoolName = pool
         self.multilabel = multilabel
         self.duration_s = duration_s
         self.name = name
+        self._n_outputs = len(self.labels)
         self._regrouping: tuple[tuple[int, ...], ...] | None = None
         self._validated = False
+        # Taken now: a network may note something in its attributes while it runs.
+        self._architecture = [
+            identity_of_architecture(self.network),
+            [type(front_end).__qualname__, front_end.describe()],
+            identity_of(self.segmenter),
+        ]
+        self._grids: dict[int, Grid | None] = {}
 
     @property
     def rate(self) -> int:
@@ -103,7 +120,8 @@ class AudioClassifier:
     @property
     def device(self) -> torch.device:
         """Where the network's parameters are."""
-        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        tensors = itertools.chain(self.network.parameters(), self.network.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     @property
     def min_samples(self) -> int:
@@ -116,13 +134,18 @@ class AudioClassifier:
         settings = self.front_end.describe()
         n_fft, hop_length = settings.get("n_fft", 0), settings.get("hop_length", 0)
         if n_fft and self.front_end.shares_stft(n_fft=n_fft, hop_length=hop_length, rate=self.rate):
-            return ListeningSTFT(self.rate, n_fft, hop_length)
+            with contextlib.suppress(ConfigurationError):  # its hop is too long to come back from
+                return ListeningSTFT(self.rate, n_fft, hop_length)
         return ListeningSTFT.for_rate(self.rate)
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019 - a classifier lives as long as the run
     def feature_grid(self, n_samples: int) -> Grid | None:
         """Hz and seconds of the feature map of ``n_samples``; None for networks that eat samples."""
-        return self.front_end.grid(n_samples)
+        # The same object each time: what is computed from a pair of grids is cached by their identity.
+        if n_samples not in self._grids:
+            if len(self._grids) >= _GRIDS_KEPT:
+                del self._grids[next(iter(self._grids))]
+            self._grids[n_samples] = self.front_end.grid(n_samples)
+        return self._grids[n_samples]
 
     def features(self, waveforms: Tensor) -> Tensor:
         """Waveforms (B, T), float32, at ``rate`` -> features (B, 1, M, N') (or (B, 1, T) for the identity)."""
@@ -141,12 +164,14 @@ class AudioClassifier:
         Raises
         ------
         ClassifierError
-            The network returns something else than (B, C) logits.
+            The network returns something else than (B, C) logits, or the segmenter something else than patches.
+        AudioError
+            The segmenter makes no patch of so few frames.
         """
         if self.segmenter is None:
             logits = self._run(features)
         else:
-            patches = self.segmenter(features)
+            patches = self._patches(features, self.segmenter)
             outputs = self._run(patches.flatten(0, 1))
             logits = POOLS[self.pool](outputs.reshape(*patches.shape[:2], -1), multilabel=self.multilabel)
         if self._regrouping is not None:
@@ -186,14 +211,24 @@ class AudioClassifier:
         ClassifierError
             There is none.
         """
-        modules = dict(self.network.named_modules())
+        modules = dict(self.network.named_modules(remove_duplicate=False))
         if name not in modules or not name:
             raise ClassifierError(f"{self.name} has no layer {name!r}. {nearest(name, [n for n in modules if n])}")
-        return self.network.get_submodule(name)
+        norm = normalised_layers(self.network).get(name)
+        if norm is not None and isinstance(modules[norm], Folded):
+            raise ClassifierError(
+                f"The batch norm {norm!r} of {self.name} was folded into its layer {name!r}, for speed, so the output "
+                f"of {name!r} alone is not there any more. Name {norm!r}, or use the classifier before prepare()."
+            )
+        layer: nn.Module = modules[name]
+        return layer
 
-    @contextmanager
+    @contextlib.contextmanager
     def taps(self, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-        """Record the outputs of hidden layers, gradients attached, while the context is open.
+        """Record the outputs of hidden layers while the context is open.
+
+        Gradients of the logits with respect to the recorded tensors can be taken, whether the input asks for its own or
+        not; an in-place operation that follows does not change them.
 
         Parameters
         ----------
@@ -203,20 +238,18 @@ class AudioClassifier:
         Yields
         ------
         dict of str to Tensor
-            Filled by each forward pass made inside.
+            Filled anew by each forward pass made inside.
+
+        Raises
+        ------
+        ClassifierError
+            There is no such layer; or, in the forward pass, it does not return one tensor, or runs more than once.
         """
         outputs: dict[str, Tensor] = {}
-        handles = []
-
-        def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-            def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                outputs[name] = output
-
-            return hook
-
+        handles = [self.network.register_forward_pre_hook(lambda _module, _inputs: outputs.clear())]
         try:
             for name in names:
-                handles.append(self.layer(name).register_forward_hook(keep(name)))
+                handles.append(self.layer(name).register_forward_hook(self._tap(name, outputs)))
             yield outputs
         finally:
             for handle in handles:
@@ -234,94 +267,130 @@ class AudioClassifier:
         -------
         AudioClassifier
             Sharing this one's network.
+
+        Raises
+        ------
+        ClassifierError
+            An old label is unknown, a group is empty, or this classifier is regrouped already.
         """
         if self._regrouping is not None:
             raise ClassifierError(f"{self.name} is regrouped already; regroup the original classifier.")
         members = tuple(tuple(self.target_of(label) for label in old) for old in groups.values())
         empty = [new for new, old in zip(groups, members, strict=True) if not old]
-        if empty:
-            raise ClassifierError(f"These groups have no members: {empty}.")
+        if empty or not groups:
+            raise ClassifierError(f"Each new label needs old ones; these have none: {empty or 'there is no group'}.")
         regrouped = copy.copy(self)
         regrouped.labels = tuple(groups)
         regrouped._regrouping = members
-        regrouped.__dict__.pop("checksum", None)
         return regrouped
 
     def prepare(self) -> AudioClassifier:
-        """The same classifier, faster: batch norm folded into the copy, where the outputs stay equal (1e-4)."""
-        probe = torch.randn(2, self._probe_samples, generator=torch.Generator().manual_seed(0)).to(self.device) * 0.1
+        """The same classifier, tried on noise and made faster.
+
+        Batch norm is folded into the copy, where the outputs stay equal (1e-4 of the largest |logit|). The checksum is
+        that of the plain network.
+
+        Raises
+        ------
+        ClassifierError, AudioError
+            See :meth:`logits_of_features`: a wrong network is found here and not in the middle of a run.
+        """
         with torch.no_grad():
-            features = self.features(probe)
-            patches = self.segmenter(features).flatten(0, 1) if self.segmenter else features
+            features = self.features(self._noise())
+            self.logits_of_features(features)
+            inputs = self._patches(features, self.segmenter).flatten(0, 1) if self.segmenter else features
         fast = copy.copy(self)
-        fast.__dict__["checksum"] = self.checksum  # the same classifier: its identity is that of the plain network
-        fast.network = prepared(self.network, patches)
+        fast.__dict__["_tensors_digest"] = self._tensors_digest
+        fast.network = prepared(self.network, inputs)
         return fast
 
     def to(self, device: torch.device | str) -> AudioClassifier:
         """The same classifier on another device."""
         moved = copy.copy(self)
-        moved.network = copy.deepcopy(self.network).to(device)
-        moved.front_end = (
-            copy.deepcopy(self.front_end).to(device) if isinstance(self.front_end, nn.Module) else self.front_end
-        )
+        for stage in ("network", "front_end", "segmenter"):
+            if isinstance(module := getattr(self, stage), nn.Module):
+                setattr(moved, stage, copy.deepcopy(module).to(device))
         return moved
 
-    @functools.cached_property
-    def checksum(self) -> str:
-        """SHA-256 (hex) over all that can change its outputs: weights, modules, front end, labels, pool."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.network.state_dict().items()):
-            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        settings = {
-            "network": repr(self.network),
-            "front_end": [type(self.front_end).__name__, self.front_end.describe()],
-            "segmenter": getattr(self.segmenter, "__qualname__", repr(self.segmenter)),
-            "labels": self.labels,
-            "regrouping": self._regrouping,
-            "pool": self.pool,
-            "multilabel": self.multilabel,
-        }
-        digest.update(json.dumps(settings, sort_keys=True).encode())
-        return digest.hexdigest()
-
     @property
-    def _probe_samples(self) -> int:
-        return round(self.duration_s * self.rate) if self.duration_s else max(self.min_samples, self.rate)
+    def checksum(self) -> str:
+        """SHA-256 (hex) over all that can change its outputs: weights, modules, front end, segmenter, labels, pool."""
+        return digest_of(
+            {
+                "tensors": self._tensors_digest,
+                "architecture": self._architecture,
+                "labels": self.labels,
+                "regrouping": self._regrouping,
+                "pool": self.pool,
+                "multilabel": self.multilabel,
+            }
+        )
+
+    @functools.cached_property
+    def _tensors_digest(self) -> str:
+        front_end = tensors_of(self.front_end) if isinstance(self.front_end, nn.Module) else {}
+        named = {"network": tensors_of(self.network), "front_end": front_end}
+        return digest_of_tensors(
+            {f"{stage}/{n}": value for stage, tensors in named.items() for n, value in tensors.items()}
+        )
+
+    def _noise(self) -> Tensor:
+        """Two rows of quiet noise, as long as the classifier takes it, or a second."""
+        n_samples = round(self.duration_s * self.rate) if self.duration_s else max(self.min_samples, self.rate)
+        noise = 0.1 * torch.randn(2, n_samples, generator=torch.Generator().manual_seed(0))
+        floating = (parameter.dtype for parameter in self.network.parameters() if parameter.is_floating_point())
+        return noise.to(self.device, next(floating, noise.dtype))
+
+    def _patches(self, features: Tensor, segmenter: Segmenter) -> Tensor:
+        patches: Tensor = segmenter(features)
+        if patches.ndim < 3 or patches.shape[0] != features.shape[0]:
+            raise ClassifierError(
+                f"The segmenter of {self.name} must return patches of shape ({features.shape[0]}, P, …), "
+                f"got {tuple(patches.shape)}."
+            )
+        if patches.shape[1] == 0:
+            raise AudioError(
+                f"{self.name} makes no patch of features of shape {tuple(features.shape)}. Give a longer recording."
+            )
+        return patches
 
     def _run(self, inputs: Tensor) -> Tensor:
-        outputs = self.network(inputs)
-        if not self._validated:
-            self._validate(inputs, outputs)
+        if not self._validated:  # ahead of the pass, so that an explainer's hooks keep what they see last
+            check_logits(self.network, inputs, n_classes=self._n_outputs, multilabel=self.multilabel, name=self.name)
             self._validated = True
-        return outputs  # type: ignore[no-any-return]
+        # A copy, because an in-place operation at the network's entrance would change the caller's batch.
+        outputs: Tensor = self.network(inputs.clone())
+        check_shape(outputs, n_rows=inputs.shape[0], n_classes=self._n_outputs, name=self.name)
+        return outputs
 
-    def _validate(self, inputs: Tensor, outputs: Any) -> None:
-        """Refuse, once, a network that does not return logits for these labels."""
-        n_classes = len(self.labels) if self._regrouping is None else None
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[0] != inputs.shape[0]:
-            given = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ClassifierError(
-                f"The network of {self.name} must return logits of shape ({inputs.shape[0]}, C), got {given}. "
-                "Wrap it in a module that returns only the logits."
-            )
-        if n_classes is not None and outputs.shape[1] != n_classes:
-            raise ClassifierError(
-                f"The network of {self.name} has {outputs.shape[1]} outputs, but {n_classes} labels were given."
-            )
-        with torch.no_grad():
-            # One more pass on other data: a logit may fall in [0, 1] by chance, never all of them on noise too.
-            noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0)).to(inputs)
-            both = torch.cat([outputs.detach(), self.network(inputs + noise), self.network(-inputs - noise)])
-        if not bool(torch.isfinite(outputs).all()):
-            raise ClassifierError(
-                f"The network of {self.name} returns NaN or infinite values. Are its weights damaged?"
-            )
-        inside = bool(((both >= 0) & (both <= 1)).all())
-        sums_to_one = bool(((both.sum(1) - 1).abs() < 1e-3).all())
-        if inside and (sums_to_one or (self.multilabel and both.shape[1] > 1)):
-            raise ClassifierError(
-                f"The network of {self.name} returns probabilities, not logits. Remove its final "
-                f"{'sigmoid' if self.multilabel else 'softmax'}: earwitness applies it once, in the host."
-            )
+    @staticmethod
+    def _tap(name: str, outputs: dict[str, Tensor]) -> Callable[[nn.Module, object, object], Tensor]:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor:
+            if not isinstance(output, Tensor):
+                raise ClassifierError(
+                    f"The layer {name!r} returns {type(output).__name__}, not one tensor. Name another."
+                )
+            if name in outputs:
+                raise ClassifierError(f"The layer {name!r} runs more than once in a forward pass. Name another.")
+            if torch.is_grad_enabled() and not output.requires_grad:
+                output = output.detach().requires_grad_()
+            outputs[name] = output
+            return output.clone()
+
+        return hook
+
+
+def _frozen_copy(stage: _T) -> _T:
+    """A copy of a module in evaluation mode, without gradients; anything else as it is."""
+    if not isinstance(stage, nn.Module):
+        return stage
+    try:
+        frozen = copy.deepcopy(stage).eval()
+    except Exception as error:
+        raise ClassifierError(
+            f"{type(stage).__name__} cannot be copied ({error}); build it anew and load its state."
+        ) from error
+    for parameter in frozen.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    return frozen

@@ -57,6 +57,11 @@ class Clip:
     sources: dict[str, Source] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.waveform.is_floating_point():
+            raise AudioError(
+                f"Clip {self.clip_id!r}: expected float samples in [-1, 1], got {self.waveform.dtype}. "
+                "Divide integers by their maximum."
+            )
         if self.waveform.ndim != 1:
             raise AudioError(
                 f"Clip {self.clip_id!r}: expected a mono waveform of shape (T,), got {tuple(self.waveform.shape)}. "

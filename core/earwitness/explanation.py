@@ -149,7 +149,7 @@ class Explanation:
     Raises
     ------
     ExplanationError
-        There is neither relevance, mask nor sound, or their first axes differ.
+        There is neither relevance, mask nor sound, their first axes differ, or the sound is not finite.
     """
 
     target: Tensor
@@ -164,16 +164,21 @@ class Explanation:
     def __post_init__(self) -> None:
         if self.relevance is None and self.mask is None and self.heard is None:
             raise ExplanationError("An explanation needs at least one of `relevance`, `mask` and `heard`.")
+        if self.target.ndim != 1:
+            raise ExplanationError(f"The target must have shape (B,), got {tuple(self.target.shape)}.")
         n_rows = self.target.shape[0]
         named: dict[str, Tensor | None] = {
             "relevance": self.relevance.values if self.relevance else None,
             "mask": self.mask.values if self.mask else None,
             "heard": self.heard,
             "surrogate_logits": self.surrogate_logits,
+            "parts.weights": self.parts.weights if self.parts else None,
             **{f"diagnostics[{name!r}]": values for name, values in self.diagnostics.items()},
         }
         for name, values in named.items():
-            if values is not None and values.shape[0] != n_rows:
-                raise ExplanationError(f"{name} has {values.shape[0]} rows, the target has {n_rows}.")
+            if values is not None and tuple(values.shape[:1]) != (n_rows,):
+                raise ExplanationError(f"{name} has shape {tuple(values.shape)}, but the target has {n_rows} rows.")
+        if self.examples and len(self.examples) != n_rows:
+            raise ExplanationError(f"There are examples for {len(self.examples)} rows, but the target has {n_rows}.")
         if self.heard is not None and not bool(torch.isfinite(self.heard).all()):
             raise ExplanationError("The heard waveforms have NaN or infinite samples.")

@@ -1,7 +1,7 @@
 """Fitting an explainer to a classifier: checkpoints, resume and one folder on disk, written once for all methods.
 
 A fitted explainer is a folder with two files: ``explainer.safetensors`` (its tensors) and ``explainer.json`` (method,
-parameters, classifier, classes, front end, data, and the checksum of the tensors).
+parameters, classifier, classes, front end, data, and checksums of the tensors and of itself).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from earwitness.artifacts import digest_of, load_tensors, save_tensors, write_json
+from earwitness.artifacts import canonical_json, digest_of, load_tensors, save_tensors, write_json
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Dataset
 from earwitness.errors import CheckpointError, ConfigurationError
@@ -64,8 +64,9 @@ class Workspace:
         return tensors, settings
 
     def clear(self) -> None:
-        """Remove the checkpoint."""
-        (self.folder / _CHECKPOINT).unlink(missing_ok=True)
+        """Remove the checkpoint, and what a killed writer left of one."""
+        for path in (self.folder / _CHECKPOINT, *self.folder.glob(f".{_CHECKPOINT}.*")):
+            path.unlink(missing_ok=True)
 
 
 def fit(
@@ -102,21 +103,27 @@ def fit(
 
     Raises
     ------
+    PluginError
+        There is no such explainer.
     ConfigurationError
-        The explainer has nothing to fit, or a data set lacks clips or shares no label with the classifier.
+        The explainer has nothing to fit or no such parameter, or the training data have no clips or share no label
+        with the classifier.
     CheckpointError
-        The folder holds another fit.
+        The folder holds another fit, finished or not, or is damaged.
     """
     offer = registry.explainer(name)
     explainer = build(offer.spec, parameters or {})
     if not isinstance(explainer, Fittable):
         raise ConfigurationError(f"{name!r} has nothing to fit; use it with `earwitness explain` at once.")
-    if not len(train) or not set(train.labels) & set(classifier.labels):
+    if not len(train):
+        raise ConfigurationError(f"{name!r} cannot be fitted: the training data have no clips.")
+    labels = {label for entry in train.entries for label in entry.labels}
+    if not labels & set(classifier.labels):
         raise ConfigurationError(
-            f"The training data ({len(train)} clips, labels {list(train.labels)[:12]}) share no label with "
+            f"The training data ({len(train)} clips, labels {sorted(labels)[:12]}) share no label with "
             f"{classifier.name} ({list(classifier.labels)[:12]})."
         )
-    settings = {
+    settings: dict[str, Any] = {
         "schema": SCHEMA,
         "explainer": offer.qualified_name,
         "version": offer.origin.version,
@@ -124,19 +131,26 @@ def fit(
         "classifier": {"name": classifier.name, "checksum": classifier.checksum},
         "labels": list(classifier.labels),
         "front_end": classifier.front_end.describe(),
-        "train": digest_of([entry.fingerprint for entry in train.entries]),
-        "validation": None if validation is None else digest_of([entry.fingerprint for entry in validation.entries]),
+        "train": _digest_of_data(train),
+        "validation": None if validation is None else _digest_of_data(validation),
         "seed": seed,
     }
+    settings = json.loads(canonical_json(settings))  # as they will be read again
+    workspace = Workspace(folder, digest_of(settings))
     if (folder / _DOCUMENT).exists():
         stored = _read_document(folder)
-        if {k: v for k, v in stored.items() if k != "tensors_sha256"} != settings:
-            raise CheckpointError(f"{folder} holds another fit ({stored['explainer']}). Choose another --out.")
+        differing = [key for key, value in settings.items() if stored[key] != value]
+        if differing:
+            raise CheckpointError(
+                f"{folder} holds another fit ({stored['explainer']}): other {', '.join(differing)}. "
+                "Choose another --out."
+            )
+        workspace.clear()
         return explainer.load_state(_read_state(folder, stored))
-    workspace = Workspace(folder, digest_of(settings))
     explainer.fit(classifier, train, validation=validation, random=seed, workspace=workspace, progress=progress)
     save_tensors(folder / _TENSORS, explainer.state())
-    write_json(folder / _DOCUMENT, {**settings, "tensors_sha256": _sha256(folder / _TENSORS)})
+    document = {**settings, "tensors_sha256": _sha256(folder / _TENSORS)}
+    write_json(folder / _DOCUMENT, {**document, "settings_sha256": _digest_of_settings(document)})
     workspace.clear()
     return explainer
 
@@ -151,6 +165,10 @@ def load_fitted(registry: Registry, folder: Path, classifier: AudioClassifier) -
         As :func:`fit` left it.
     classifier : AudioClassifier
         The one that it was fitted to.
+
+    Returns
+    -------
+    Fittable
 
     Raises
     ------
@@ -171,7 +189,13 @@ def load_fitted(registry: Registry, folder: Path, classifier: AudioClassifier) -
 
 
 def fitted_identity(folder: Path) -> dict[str, Any]:
-    """Name, parameters and checksum of a fitted explainer, for cache keys and reports."""
+    """Qualified name, parameters and checksum of a fitted explainer, for cache keys and reports.
+
+    Raises
+    ------
+    CheckpointError
+        The folder is missing, half-written or damaged.
+    """
     stored = _read_document(folder)
     return {key: stored[key] for key in ("explainer", "parameters", "tensors_sha256")}
 
@@ -182,6 +206,8 @@ def _read_document(folder: Path) -> dict[str, Any]:
         stored: dict[str, Any] = json.loads(path.read_text())
         if stored["schema"] != SCHEMA:
             raise CheckpointError(f"{path} has schema {stored['schema']}, this version reads schema {SCHEMA}.")
+        if stored["settings_sha256"] != _digest_of_settings(stored):
+            raise ValueError("its checksum does not match")
     except FileNotFoundError:
         unfinished = (folder / _CHECKPOINT).exists()
         hint = "The fit did not finish: run `earwitness fit` again, it resumes." if unfinished else "Fit it first."
@@ -195,6 +221,15 @@ def _read_state(folder: Path, stored: Mapping[str, Any]) -> dict[str, Tensor]:
     if not (folder / _TENSORS).is_file() or _sha256(folder / _TENSORS) != stored.get("tensors_sha256"):
         raise CheckpointError(f"{folder / _TENSORS} is missing or damaged: its checksum does not match. Fit again.")
     return load_tensors(folder / _TENSORS)[0]
+
+
+def _digest_of_data(dataset: Dataset) -> str:
+    """Changes with the samples, the labels and the order of the clips."""
+    return digest_of([[entry.clip_id, entry.labels, entry.fingerprint] for entry in dataset.entries])
+
+
+def _digest_of_settings(document: Mapping[str, Any]) -> str:
+    return digest_of({key: value for key, value in document.items() if key != "settings_sha256"})
 
 
 def _sha256(path: Path) -> str:

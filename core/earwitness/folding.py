@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,15 +79,15 @@ def prepared(network: nn.Module, probe: Tensor) -> nn.Module:
         return network
     with torch.no_grad():
         plain = network(probe.clone())
-        for memory_format in (torch.channels_last, torch.contiguous_format)[probe.ndim != 4 :]:
-            folded = folded.to(memory_format=memory_format)  # type: ignore[call-overload]
+        for memory_format in (torch.channels_last, torch.contiguous_format):
+            folded.to(memory_format=memory_format)  # type: ignore[call-overload]
             try:
                 difference = (folded(probe.clone()) - plain).abs().max()
             except RuntimeError:  # `.view` wants contiguous maps
                 continue
             if bool(difference <= TOLERANCE * plain.abs().max()):
                 return folded
-    return network
+    return network  # correctness before speed
 
 
 def _pairs(parent: nn.Module) -> Iterator[tuple[str, str]]:
@@ -103,7 +104,7 @@ def _can_fold(layer: nn.Module, norm: nn.Module) -> bool:
     if type(norm) is not _FOLDABLE.get(type(layer)) or norm.running_mean is None:
         return False
     n_outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    return n_outputs == norm.num_features and not _is_altered(layer) and not _is_altered(norm)
+    return bool(n_outputs == norm.num_features) and not _is_altered(layer) and not _is_altered(norm)
 
 
 def _is_altered(module: nn.Module) -> bool:
@@ -111,7 +112,7 @@ def _is_altered(module: nn.Module) -> bool:
     return "forward" in vars(module) or any(hooks)
 
 
-def _fused(layer: nn.Module | None, norm: nn.Module | None) -> nn.Module:
+def _fused(layer: Any, norm: Any) -> nn.Module:
     fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-    fused: nn.Module = fuse(copy.deepcopy(layer).double(), copy.deepcopy(norm).double())  # type: ignore[type-var, union-attr]
-    return fused.to(layer.weight.dtype).requires_grad_(False)  # type: ignore[union-attr, arg-type]
+    fused: nn.Module = fuse(copy.deepcopy(layer).double(), copy.deepcopy(norm).double())
+    return fused.to(layer.weight.dtype).requires_grad_(False)

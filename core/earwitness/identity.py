@@ -18,6 +18,7 @@ from torch import Tensor, nn
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"training"}
 
 
+@functools.singledispatch
 def identity_of(value: Any) -> Any:
     """Plain JSON that changes when ``value`` does.
 
@@ -32,27 +33,61 @@ def identity_of(value: Any) -> Any:
     object
         Of ``None``, str, int, float, bool, list and dict.
     """
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): identity_of(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted((identity_of(item) for item in value), key=repr)
-    if isinstance(value, list | tuple):
-        return [identity_of(item) for item in value]
-    if isinstance(value, Tensor):
-        return digest_of_tensors({"": value})
-    if isinstance(value, nn.Module):
-        return [identity_of_architecture(value), digest_of_tensors(tensors_of(value))]
-    if isinstance(value, functools.partial):
-        return [identity_of(part) for part in (value.func, value.args, value.keywords)]
-    if isinstance(value, types.MethodType):
-        return [identity_of(value.__self__), value.__func__.__qualname__]
-    if isinstance(value, types.FunctionType):
-        return _identity_of_function(value)
-    if isinstance(value, type | types.BuiltinFunctionType):
-        return _name_of(value)
     return [_name_of(type(value)), identity_of(getattr(value, "__dict__", None)) or str(value)]
+
+
+@identity_of.register(types.NoneType | str | int | float)
+def _(value: Any) -> Any:
+    return value
+
+
+@identity_of.register(Mapping)
+def _(value: Mapping[Any, Any]) -> Any:
+    return {str(key): identity_of(item) for key, item in value.items()}
+
+
+@identity_of.register(list | tuple)
+def _(value: list[Any] | tuple[Any, ...]) -> Any:
+    return [identity_of(item) for item in value]
+
+
+@identity_of.register(set | frozenset)
+def _(value: set[Any] | frozenset[Any]) -> Any:
+    return sorted((identity_of(item) for item in value), key=repr)
+
+
+@identity_of.register
+def _(value: Tensor) -> Any:
+    return digest_of_tensors({"": value})
+
+
+@identity_of.register
+def _(value: nn.Module) -> Any:
+    return [identity_of_architecture(value), digest_of_tensors(tensors_of(value))]
+
+
+@identity_of.register(functools.partial)
+def _(value: functools.partial[Any]) -> Any:
+    return [identity_of(part) for part in (value.func, value.args, value.keywords)]
+
+
+@identity_of.register
+def _(value: types.MethodType) -> Any:
+    return [identity_of(value.__self__), value.__func__.__qualname__]
+
+
+@identity_of.register
+def _(value: types.FunctionType) -> Any:
+    code = value.__code__
+    enclosed = [cell.cell_contents for cell in value.__closure__ or ()]
+    constants = [constant for constant in code.co_consts if not isinstance(constant, types.CodeType)]
+    parts = (code.co_names, constants, value.__defaults__, value.__kwdefaults__, enclosed)
+    return [_name_of(value), *(identity_of(part) for part in parts)]
+
+
+@identity_of.register(type | types.BuiltinFunctionType)
+def _(value: Any) -> Any:
+    return _name_of(value)
 
 
 def identity_of_architecture(module: nn.Module) -> Any:
@@ -65,11 +100,8 @@ def identity_of_architecture(module: nn.Module) -> Any:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by name, those that a ``state_dict`` leaves out included."""
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
+    """The tensors of a ``state_dict``. Other buffers are computed from settings, with other last bits elsewhere."""
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -93,14 +125,6 @@ def _counts(name: str, value: Any) -> bool:
 
 def _all_count(values: Iterable[Any]) -> bool:
     return all(_counts("", value) for value in values)
-
-
-def _identity_of_function(function: types.FunctionType) -> Any:
-    code = function.__code__
-    enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
-    constants = [constant for constant in code.co_consts if not isinstance(constant, types.CodeType)]
-    parts = (code.co_names, constants, function.__defaults__, function.__kwdefaults__, enclosed)
-    return [_name_of(function), *(identity_of(part) for part in parts)]
 
 
 def _name_of(named: Any) -> str:

@@ -12,7 +12,7 @@ import torch
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Dataset
 from earwitness.errors import ClassifierError, ConfigurationError, DatasetError, PluginError
-from earwitness.fitting import load_fitted
+from earwitness.fitting import fitted_identity, load_fitted
 from earwitness.parameters import build
 from earwitness.protocols import Explainer
 from earwitness.registry import Registry, registry
@@ -41,18 +41,20 @@ def load_classifier(
     Returns
     -------
     AudioClassifier
-        Tried on one second of noise, so that a wrong network is found here and not in the middle of a run.
+        On the device, tried on noise and prepared (see :meth:`AudioClassifier.prepare`).
 
     Raises
     ------
     PluginError
         There is no such classifier or factory.
     ClassifierError
-        The factory returns something else, or the network returns probabilities or the wrong number of outputs.
+        The factory returns something else, or the network returns probabilities or the wrong number of outputs, or
+        does not run.
+    ConfigurationError
+        The factory has no such parameter, or there is no such device.
     """
     plugins = plugins or registry()
-    offered = {n for offer in plugins.offers("classifiers") for n in (offer.spec.name, offer.qualified_name)}
-    if ":" in name and name not in offered:
+    if ":" in name and not plugins.named("classifiers", name):
         spec = ClassifierSpec(name="factory", target=name, summary="")
     else:
         spec = plugins.classifier(name).spec
@@ -61,10 +63,17 @@ def load_classifier(
         raise ClassifierError(
             f"{name} returned {type(classifier).__name__}; a classifier factory returns an earwitness.AudioClassifier."
         )
-    duration_s = classifier.duration_s or max(1.0, classifier.min_samples / classifier.rate)
-    probe = torch.randn(1, round(duration_s * classifier.rate), generator=torch.Generator().manual_seed(0)) * 0.1
-    classifier.probabilities(probe)
-    return classifier.to(device).prepare() if str(device) != "cpu" else classifier.prepare()
+    try:
+        moved = classifier.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+        raise ConfigurationError(f"The device {str(device)!r} cannot be used: {error}") from error
+    try:
+        return moved.prepare()
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ClassifierError(
+            f"{classifier.name} does not run on noise ({type(error).__name__}: {error}). Does its network fit its "
+            "front end? If it takes one length only, give duration_s."
+        ) from error
 
 
 def load_explainer(
@@ -98,13 +107,15 @@ def load_explainer(
     plugins = plugins or registry()
     offer = plugins.explainer(name)
     if checkpoint is not None:
-        if classifier is None or parameters:
-            raise ConfigurationError("A checkpoint is loaded with its classifier, and brings its own parameters.")
-        explainer: Any = load_fitted(plugins, Path(checkpoint), classifier)
-        if not isinstance(explainer, offer.spec.load()):
-            raise ConfigurationError(f"{checkpoint} holds a fitted {type(explainer).__name__}, not {name!r}.")
-        return explainer  # type: ignore[no-any-return]
-    explainer = build(offer.spec, parameters or {})
+        if classifier is None:
+            raise ConfigurationError(f"Give the classifier that {checkpoint} was fitted to.")
+        if parameters:
+            raise ConfigurationError(f"{checkpoint} brings its own parameters; leave out {sorted(parameters)}.")
+        held = fitted_identity(Path(checkpoint))["explainer"]
+        if held != offer.qualified_name:
+            raise ConfigurationError(f"{checkpoint} holds a fitted {held}, not {offer.qualified_name}.")
+        return load_fitted(plugins, Path(checkpoint), classifier)
+    explainer: Any = build(offer.spec, parameters or {})
     if not isinstance(explainer, Explainer):
         raise PluginError(f"{offer.qualified_name} has no method `explain`; see earwitness.protocols.Explainer.")
     return explainer
@@ -112,6 +123,17 @@ def load_explainer(
 
 def load_dataset(name: str, *, parameters: Mapping[str, Any] | None = None, plugins: Registry | None = None) -> Dataset:
     """A data set by name.
+
+    Parameters
+    ----------
+    name : str
+        See ``earwitness list datasets``.
+    parameters : dict, optional
+    plugins : Registry, optional
+
+    Returns
+    -------
+    Dataset
 
     Raises
     ------

@@ -36,8 +36,8 @@ def check_shape(outputs: Any, *, n_rows: int, n_classes: int, name: str) -> None
         )
 
 
-def check_logits(network: nn.Module, inputs: Tensor, *, multilabel: bool, name: str) -> None:
-    """Refuse outputs that are not finite, or that are probabilities already.
+def check_logits(network: nn.Module, inputs: Tensor, *, n_classes: int, multilabel: bool, name: str) -> None:
+    """Refuse outputs that have the wrong shape, are not finite, or are probabilities already.
 
     Logits may fall in [0, 1] by chance, so that alone is no evidence. It takes values in [0, 1] on the inputs and on
     two kinds of noise, and beside that either rows that sum to 1, or a sigmoid or softmax at the end of the graph.
@@ -47,7 +47,8 @@ def check_logits(network: nn.Module, inputs: Tensor, *, multilabel: bool, name: 
     network : nn.Module
         In evaluation mode.
     inputs : Tensor (B, ...)
-        What it eats; two rows are enough.
+        What it eats; the first two rows are enough.
+    n_classes : int
     multilabel : bool
         Decides where there is no graph to look at.
     name : str
@@ -61,6 +62,7 @@ def check_logits(network: nn.Module, inputs: Tensor, *, multilabel: bool, name: 
     with torch.inference_mode(False), torch.enable_grad():
         probe = inputs[:2].detach().clone().requires_grad_()
         own = network(probe.clone())
+    check_shape(own, n_rows=len(probe), n_classes=n_classes, name=name)
     if not bool(torch.isfinite(own).all()):
         raise ClassifierError(f"The network of {name} returns NaN or infinite values. Are its weights damaged?")
     with torch.no_grad():
@@ -68,7 +70,6 @@ def check_logits(network: nn.Module, inputs: Tensor, *, multilabel: bool, name: 
         all_outputs = torch.cat([own.detach(), network(probe + noise), network(-probe - noise)])
     if bool((all_outputs < 0).any()) or bool((all_outputs > 1).any()):
         return
-    n_classes = own.shape[1]
     sum_to_one = n_classes > 1 and bool(((all_outputs.sum(1) - 1).abs() < 1e-3).all())
     black_box = own.grad_fn is None
     if sum_to_one or _ends_in_probabilities(own) or (black_box and multilabel):

@@ -5,10 +5,17 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from earwitness.errors import ConfigurationError, EarwitnessError, PluginError, nearest
 from earwitness.specs import Spec
+
+
+class _Bare(Protocol): ...
+
+
+_NO_INIT = _Bare.__init__
+_OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def build(spec: Spec, parameters: Mapping[str, Any]) -> Any:
@@ -35,41 +42,55 @@ def build(spec: Spec, parameters: Mapping[str, Any]) -> Any:
 
 def resolved_parameters(spec: Spec, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """All parameters of a spec's target, defaults included: what a cache key must hash."""
+    from earwitness.identity import identity_of  # imports torch, which `earwitness --help` does without
+
     target = spec.load()
     _check(spec, target, parameters)
-    bound = _signature(target).bind_partial(**parameters)
+    bound = _signature(spec, target).bind_partial(**parameters)
     bound.apply_defaults()
-    return {name: _plain(value) for name, value in bound.arguments.items()}
+    return {name: identity_of(value) for name, value in bound.arguments.items()}
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     """``["n_steps=16", "domain=waveform"]`` -> ``{"n_steps": 16, "domain": "waveform"}``.
 
+    A value is read as a Python literal (``true`` and ``false`` too), and is text where it is none.
+
     Raises
     ------
     ConfigurationError
-        A text has no ``=``.
+        A text has no name or no ``=``, or a name comes twice.
     """
     values: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not equals or not name.strip():
+        name, value = name.strip().replace("-", "_"), value.strip()
+        if not equals or not name:
             raise ConfigurationError(f"A parameter reads NAME=VALUE, got {text!r}.")
+        if name in values:
+            raise ConfigurationError(f"The parameter {name!r} is given twice: {values[name]!r} and {value!r}.")
         try:
-            values[name.strip().replace("-", "_")] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            values[name.strip().replace("-", "_")] = {"true": True, "false": False}.get(value.lower(), value)
+            values[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
+            values[name] = {"true": True, "false": False}.get(value.lower(), value)
     return values
 
 
-def _signature(target: Any) -> inspect.Signature:
+def _signature(spec: Spec, target: Any) -> inspect.Signature:
+    if not callable(target):
+        raise PluginError(f"The target {spec.target!r} of {spec.kind} {spec.name!r} cannot be called: {target!r}.")
+    # A class that names a protocol of ours as its base and has no __init__ gets (*args, **kwargs) from typing.
+    if getattr(target, "__init__", None) is _NO_INIT:
+        return inspect.Signature()
     return inspect.signature(target)
 
 
 def _check(spec: Spec, target: Any, parameters: Mapping[str, Any]) -> None:
-    known = _signature(target).parameters
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
-        raise PluginError(f"{spec.kind} {spec.name!r} takes **kwargs: its parameters cannot be checked. Name them.")
+    known = _signature(spec, target).parameters
+    if any(parameter.kind in _OPEN for parameter in known.values()):
+        raise PluginError(
+            f"{spec.kind} {spec.name!r} takes *args or **kwargs: its parameters cannot be checked. Name them."
+        )
     for name in parameters:
         if name not in known:
             hint = nearest(name, known) if known else "It takes none."
@@ -77,11 +98,3 @@ def _check(spec: Spec, target: Any, parameters: Mapping[str, Any]) -> None:
     missing = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in parameters]
     if missing:
         raise ConfigurationError(f"{spec.kind} {spec.name!r} needs the parameter {missing[0]!r}.")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -103,6 +103,8 @@ class Curve:
         if self.x.ndim != 1 or self.y.ndim != 2 or self.y.shape[1] != len(self.x) or len(self.x) < 2:
             shapes = f"{tuple(self.x.shape)} and {tuple(self.y.shape)}"
             raise ExplanationError(f"A curve needs x (S,) and y (B, S) with S >= 2, got {shapes}.")
+        if bool((self.x.diff() < 0).any()) or not bool(self.x[-1] > self.x[0]):
+            raise ExplanationError(f"A curve's x must ascend, got {self.x.tolist()}.")
 
     def area(self) -> Tensor:
         """Trapezoid area divided by the range of x: Tensor (B,), in the unit of y."""

@@ -23,7 +23,8 @@ class Random:
     seed : int
         Seed of the run.
     clip_ids : sequence of str, length B
-        Identity of each row. Draws depend on it and on ``name``, never on the row's place in a batch.
+        Identity of each row. Draws depend on it and on ``name``, never on the row's place in a batch: rows of the
+        same clip draw the same.
     """
 
     def __init__(self, seed: int, clip_ids: Sequence[str]) -> None:
@@ -36,8 +37,12 @@ class Random:
 
     def uniform(self, name: str, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1): Tensor (B, *shape), float32, on the CPU."""
-        return torch.stack([torch.rand(*shape, generator=generator) for generator in self.generators(name)])
+        return torch.stack(
+            [torch.rand(shape, generator=generator, dtype=torch.float32) for generator in self.generators(name)]
+        )
 
     def normal(self, name: str, *shape: int) -> Tensor:
         """Standard normal numbers: Tensor (B, *shape), float32, on the CPU."""
-        return torch.stack([torch.randn(*shape, generator=generator) for generator in self.generators(name)])
+        return torch.stack(
+            [torch.randn(shape, generator=generator, dtype=torch.float32) for generator in self.generators(name)]
+        )

@@ -10,12 +10,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from earwitness.artifacts import load_tensors
+from earwitness.artifacts import is_safetensors, load_tensors
 from earwitness.errors import CheckpointError, ClassifierError
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a state dict from ``.safetensors``, or from a PyTorch file of nothing but tensors.
+    """Read a state dict from a safetensors file, or from a PyTorch file of nothing but tensors.
+
+    What the file is, its content says, not its name.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    dict of str to Tensor
+        On the CPU.
 
     Raises
     ------
@@ -25,24 +36,42 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     file = Path(path)
     if not file.is_file():
         raise CheckpointError(f"There is no weights file {file}.")
-    if file.suffix == ".safetensors":
+    if file.suffix == ".safetensors" or is_safetensors(file):
         return load_tensors(file)[0]
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file} is a pickle that holds more than tensors. It was not executed, because a pickle can run code. "
-            "Save the state dict alone (safetensors.torch.save_file(model.state_dict(), …))."
+            f"{file} is damaged, or a pickle that holds more than tensors. It was not executed, because a pickle can "
+            "run code. Save the state dict alone: safetensors.torch.save_file(model.state_dict(), …)."
         ) from error
     except Exception as error:
         raise CheckpointError(f"{file} is not a readable weights file: {type(error).__name__}.") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{file} does not hold a state dict (names to tensors), but {type(state).__name__}.")
-    return dict(state)
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{file} does not hold a state dict (names to tensors), but a {type(state).__name__}.")
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others:
+        raise CheckpointError(
+            f"{file} does not hold a state dict alone: {others[0]!r} is a {type(state[others[0]]).__name__}, not a "
+            "tensor. Save model.state_dict() and nothing else."
+        )
+    return {str(name): value for name, value in state.items()}
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """Load weights strictly: every tensor fits, none is missing, none is left over.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Changed in place; as it was, where an error is raised.
+    path : path
+        See :func:`read_weights`.
+
+    Returns
+    -------
+    nn.Module
+        The network.
 
     Raises
     ------

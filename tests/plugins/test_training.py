@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,14 +80,23 @@ def equal(one: TrainingResult, other: TrainingResult) -> bool:
     return same and one.curves == other.curves and one.epoch == other.epoch
 
 
-class Interrupted(Exception):
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower on several threads."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+class InterruptedTrainingError(Exception):
     """Stands for a killed process."""
 
 
 def interrupt_after(epochs: int):
     def progress(done: int, total: int, text: str) -> None:
         if done == epochs:
-            raise Interrupted
+            raise InterruptedTrainingError
 
     return progress
 
@@ -95,7 +105,7 @@ def interrupt_after(epochs: int):
 
 
 def test_three_tones_are_told_apart_after_a_few_epochs():
-    recipe = TrainingRecipe(epochs=25, batch_size=8, learning_rate=0.03, averaging_steps=10)
+    recipe = TrainingRecipe(epochs=15, batch_size=8, learning_rate=0.03, averaging_steps=10)
     result = train(recipe)
     trained = network()
     trained.load_state_dict(result.state_dict)
@@ -103,7 +113,7 @@ def test_three_tones_are_told_apart_after_a_few_epochs():
     with torch.no_grad():
         predicted = trained.eval()(front_end()(waveforms)).argmax(1)
     assert (predicted == labels).float().mean() >= 0.9
-    assert result.curves.train_loss[-1] < 0.5 * result.curves.train_loss[0]
+    assert result.curves.train_loss[-1] < 0.7 * result.curves.train_loss[0]
 
 
 def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():
@@ -121,7 +131,7 @@ def test_another_seed_gives_other_weights():
 def test_a_resumed_training_ends_as_one_in_one_go(tmp_path: Path, interruption: int, augmentation: Augmentation | None):
     recipe = replace(RECIPE, augmentation=augmentation)
     checkpoint = tmp_path / "checkpoint.safetensors"
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedTrainingError):
         train(recipe, checkpoint=checkpoint, progress=interrupt_after(interruption))
     epochs_done: list[int] = []
     resumed = train(recipe, checkpoint=checkpoint, progress=lambda done, total, text: epochs_done.append(done))
@@ -196,29 +206,25 @@ def test_without_validation_the_last_epoch_is_kept():
 
 
 def test_averaged_weights_are_the_plain_mean_of_few_steps():
-    step_by_step: list[Tensor] = []
-    one_batch = replace(RECIPE, batch_size=21, epochs=3)
+    class Watched(CompactCNN):
+        """Notes its last layer whenever it is validated."""
 
-    def last_weight(averaging_steps: int, epochs: int) -> Tensor:
-        # A schedule depends on the number of epochs, so the trajectory is read from one run that is interrupted.
-        recipe = replace(one_batch, averaging_steps=averaging_steps)
-        seen: list[Tensor] = []
+        seen: tuple[Tensor, ...] = ()
 
-        class Watched(CompactCNN):
-            def forward(self, features: Tensor) -> Tensor:
-                if not self.training:
-                    seen.append(self.head.linear.weight.detach().clone())
-                return super().forward(features)
+        def forward(self, features: Tensor) -> Tensor:
+            if not self.training:
+                type(self).seen += (self.head.linear.weight.detach().clone(),)
+            return super().forward(features)
 
-        waveforms, labels = tones(21, seed=1)
-        untrained = Watched(channels=(4, 8), n_classes=3)
-        train_network(
-            untrained, front_end(), waveforms, labels, recipe=recipe, seed=0, validation=(waveforms[:9], labels[:9])
-        )
-        return seen[epochs]  # the first call asks for the number of classes
+    def weights_after_each_step(averaging_steps: int) -> tuple[Tensor, ...]:
+        recipe = replace(RECIPE, batch_size=21, epochs=3, averaging_steps=averaging_steps)
+        clips = tones(21, seed=1)
+        Watched.seen = ()
+        train_network(Watched((4, 8), 3), front_end(), *clips, recipe=recipe, seed=0, validation=tones(9, seed=2))
+        return Watched.seen[-3:]
 
-    step_by_step = [last_weight(1, epoch) for epoch in (1, 2, 3)]
-    torch.testing.assert_close(last_weight(100, 3), torch.stack(step_by_step).mean(0), atol=1e-6, rtol=1e-5)
+    mean_of_steps = torch.stack(weights_after_each_step(averaging_steps=1)).mean(0)
+    torch.testing.assert_close(weights_after_each_step(averaging_steps=100)[-1], mean_of_steps, atol=1e-6, rtol=1e-5)
 
 
 def test_the_network_and_the_global_generator_are_left_alone():
@@ -342,7 +348,8 @@ def test_noise_has_the_level_that_was_asked_for(clips: tuple[Tensor, Tensor]):
     with_noise = noise.norm(dim=1) > 0
     assert 0.3 < with_noise.float().mean() < 0.7
     snr_db = 20 * torch.log10(clips[0].norm(dim=1) / noise.norm(dim=1))[with_noise]
-    assert 9.9 < snr_db.min() < 12 < 18 < snr_db.max() < 20.1
+    assert 9.9 < snr_db.min() < 12
+    assert 18 < snr_db.max() < 20.1
     assert torch.equal(targets, clips[1])
 
 

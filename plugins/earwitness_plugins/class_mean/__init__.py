@@ -52,9 +52,12 @@ class ClassMean:
         progress: Progress,
     ) -> None:
         """Average the features of each class. There is nothing random in it, and nothing to validate."""
+        absent = set(classifier.labels) - {label for entry in train.entries for label in entry.labels}
+        if absent:
+            raise ConfigurationError(f"The training data have no clip of {sorted(absent)}: every class needs one.")
         n_chunks = len(plan_chunks(train.entries, self.chunk_size))
         sums, counts, start = self._resume(workspace)
-        for number, batch in iterate(train, classifier.rate, self.chunk_size, start=start):
+        for number, batch in iterate(train, classifier.rate, self.chunk_size, start=start, device=classifier.device):
             with torch.no_grad():
                 maps = self._maps(classifier, batch)
             if sums is None or counts is None:
@@ -71,9 +74,6 @@ class ClassMean:
             progress(number + 1, n_chunks, "averaging")
         assert sums is not None
         assert counts is not None
-        empty = [label for label, count in zip(classifier.labels, counts, strict=True) if not count]
-        if empty:
-            raise ConfigurationError(f"The training data have no clip of {empty}: every class needs one.")
         self._means = (sums / counts[:, None, None]).float()
 
     @staticmethod

@@ -34,7 +34,14 @@ class AttributionInput:
 
     @classmethod
     def of(cls, classifier: AudioClassifier, batch: Batch, domain: InputDomain) -> AttributionInput:
-        """Prepare a batch; a network that eats samples is always explained over them."""
+        """Prepare a batch; a network that eats samples is always explained over them.
+
+        Parameters
+        ----------
+        classifier : AudioClassifier
+        batch : Batch
+        domain : {"features", "waveform"}
+        """
         has_features = classifier.feature_grid(batch.waveforms.shape[1]) is not None
         if domain == "waveform" or not has_features:
             return cls(_Forward(classifier.logits, classifier.network), batch.waveforms, "waveform")
@@ -42,7 +49,7 @@ class AttributionInput:
         return cls(_Forward(classifier.logits_of_features, classifier.network), features, "features")
 
     def relevance(self, values: Tensor) -> Relevance:
-        """Wrap an attribution of the input's shape, without its channel axis."""
+        """Wrap an attribution of the shape of ``values``, without its channel axis."""
         flat = values.detach().float()
         return Relevance(flat[:, 0] if self.domain == "features" else flat, self.domain)
 
