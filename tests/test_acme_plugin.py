@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from acme import AcmeVenv
+from earwitness.audio.files import write_audio
+from earwitness_bench.datasets.toy import Toy
 
 
 def test_what_a_foreign_distribution_offers_is_listed_with_its_name_and_version(acme_venv: AcmeVenv) -> None:
@@ -113,3 +117,46 @@ def test_listing_with_a_broken_plugin_leaves_torch_unimported(acme_venv: AcmeVen
     done = acme_venv.run(acme_venv.python, "-c", code)
     assert done.stderr.strip() == "False"
     assert "acme_broken" in done.stdout
+
+
+SUITE = """
+name = "acme"
+[[arenas]]
+dataset = { name = "toy", parameters = { split = "test", clips = 4 } }
+classifier = { name = "toy-cnn" }
+[[explainers]]
+name = "acme-midband"
+parameters = { high_hz = 2000.0 }
+[[explainers]]
+name = "earwitness:saliency"
+[[metrics]]
+name = "acme-roughness"
+[[metrics]]
+name = "own-mask"
+"""
+
+
+def test_a_foreign_method_and_metric_are_scored_and_ranked_beside_the_built_ins(
+    acme_venv: AcmeVenv, tmp_path: Path
+) -> None:
+    (tmp_path / "acme.toml").write_text(SUITE)
+    done = acme_venv.earwitness("bench", tmp_path / "acme.toml", "--out", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    (table,) = acme_venv.json("leaderboard", tmp_path / "results")["tables"]
+    standings = {line["explainer"]: line for line in table["standings"]}
+    ours = standings["acme-midband (high_hz=2000.0)"]
+    assert 0 < ours["values"]["roughness_frequency"] < 1
+    assert ours["values"]["roughness_time"] == 0  # a band is the same in every frame
+    assert standings["all-ones"]["values"]["roughness_frequency"] == 0
+    assert ours["values"]["FF"] is not None
+
+
+def test_a_foreign_method_explains_a_recording(acme_venv: AcmeVenv, tmp_path: Path) -> None:
+    clip = Toy(split="test", clips=1)[0]
+    write_audio(tmp_path / "toy.wav", clip.waveform, clip.rate)
+    done = acme_venv.earwitness(
+        *("explain", tmp_path / "toy.wav", "--classifier", "toy-cnn", "--explainer", "acme-midband"),
+        *("--out", tmp_path / "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "toy" / "heard.wav").stat().st_size > 16000

@@ -415,11 +415,10 @@ def test_the_weights_of_the_compact_network_stay_below_a_megabyte():
     assert sum(value.numel() * value.element_size() for value in state.values()) < 1e6
 
 
-def test_silence_is_the_lowest_feature_of_the_compact_front_end():
+def test_silence_is_zero_to_the_compact_network_and_nothing_is_less():
     features = compact_front_end()(torch.cat([torch.zeros(1, 8000), 0.1 * torch.randn(1, 8000)]))
-    assert features[0].unique().numel() == 1
-    assert features[0, 0, 0, 0].item() == pytest.approx(-1.266, abs=1e-3)
-    assert features[1].min() >= features[0].max()
+    torch.testing.assert_close(features[0], torch.zeros_like(features[0]), atol=1e-6, rtol=0)
+    assert features[1].min() >= -1e-6
 
 
 def test_an_event_counts_as_much_in_a_longer_clip():
@@ -428,5 +427,4 @@ def test_an_event_counts_as_much_in_a_longer_clip():
     event[:, 10000:14000] = 0.1 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
     longer = nn.functional.pad(event, (0, 8 * 16 * 256))
     with torch.no_grad():
-        short, long = (network.blocks(ears(clip)).mean(2).amax(2) for clip in (event, longer))
-    torch.testing.assert_close(short, long, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(network(ears(longer)), network(ears(event)), atol=1e-5, rtol=1e-4)

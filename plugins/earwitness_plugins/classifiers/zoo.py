@@ -11,7 +11,8 @@ from earwitness.classifier import AudioClassifier
 from earwitness.weights import load_weights
 from earwitness_plugins.classifiers.architectures import ARCHITECTURES
 
-_WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights"
+"""Where the packaged weights lie; each has the report of its training beside it."""
 
 
 def esc10_cnn(*, weights: str | None = None) -> AudioClassifier:
@@ -40,7 +41,7 @@ def _build(name: str, weights: str | None) -> AudioClassifier:
     architecture = ARCHITECTURES[name]
     network: nn.Module = architecture.network()
     front_end: FrontEnd = architecture.front_end()
-    load_weights(network, weights or _WEIGHTS / f"{name}.safetensors")
+    load_weights(network, weights or WEIGHTS / f"{name}.safetensors")
     return AudioClassifier(
         network,
         front_end=front_end,

@@ -97,8 +97,8 @@ def last_convolution(classifier: AudioClassifier, batch: Batch) -> str:
 
 def _enlarged(cam: Tensor, given: AttributionInput) -> Tensor:
     """A map (B, 1, H, W), or (B, 1, W) of a network that convolves over time only, at the size of the input."""
-    if given.domain == "features":
-        rows = cam if cam.ndim == 4 else cam[:, :, None]
-        return functional.interpolate(rows, given.values.shape[2:], mode="bilinear", align_corners=False)
-    columns = cam if cam.ndim == 3 else cam.mean(2)
-    return functional.interpolate(columns, given.values.shape[1], mode="linear", align_corners=False)[:, 0]
+    if given.domain == "features" and cam.ndim == 4:
+        return functional.interpolate(cam, given.values.shape[2:], mode="bilinear", align_corners=False)
+    over_time = cam if cam.ndim == 3 else cam.mean(2)
+    columns = functional.interpolate(over_time, given.values.shape[-1], mode="linear", align_corners=False)
+    return columns[:, :, None].expand_as(given.values) if given.domain == "features" else columns[:, 0]

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
-from earwitness.errors import ConfigurationError
+from earwitness.errors import ClassifierError, ConfigurationError
 from earwitness.explanation import Relevance
 
 InputDomain = Literal["features", "waveform"]
@@ -44,9 +45,9 @@ class AttributionInput:
         """
         has_features = classifier.feature_grid(batch.waveforms.shape[1]) is not None
         if domain == "waveform" or not has_features:
-            return cls(_Forward(classifier.logits, classifier.network), batch.waveforms, "waveform")
+            return cls(_Forward(classifier, classifier.logits), batch.waveforms, "waveform")
         features = classifier.features(batch.waveforms).detach()
-        return cls(_Forward(classifier.logits_of_features, classifier.network), features, "features")
+        return cls(_Forward(classifier, classifier.logits_of_features), features, "features")
 
     def relevance(self, values: Tensor) -> Relevance:
         """Wrap an attribution of the shape of ``values``, without its channel axis."""
@@ -55,17 +56,24 @@ class AttributionInput:
 
 
 class _Forward(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor], network: nn.Module) -> None:
+    def __init__(self, classifier: AudioClassifier, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.network = network
+        self.network = classifier.network
+        self._name = classifier.name
         self._function = function
 
     def forward(self, values: Tensor) -> Tensor:
-        return self._function(values)
+        logits = self._function(values)
+        if values.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
+            raise ClassifierError(
+                f"{self._name} has no gradient from its logits to its input: a step in between is not differentiable. "
+                "Use a method that needs none."
+            )
+        return logits
 
 
 def check_domain(domain: str) -> InputDomain:
     """The domain itself, or a ConfigurationError."""
-    if domain not in ("features", "waveform"):
-        raise ConfigurationError(f"domain must be 'features' or 'waveform', got {domain!r}.")
-    return domain  # type: ignore[return-value]
+    if domain == "features" or domain == "waveform":  # noqa: PLR1714 - mypy narrows by equality
+        return domain
+    raise ConfigurationError(f"domain must be 'features' or 'waveform', got {domain!r}.")
