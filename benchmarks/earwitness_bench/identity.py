@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import subprocess
@@ -18,13 +17,17 @@ import torch
 from earwitness.registry import Offer
 from earwitness.specs import Spec
 
-LIBRARIES = ("torch", "captum", "zennit", "quantus", "numpy")
+LIBRARIES = ("torch", "torchaudio", "captum", "zennit", "quantus", "numpy", "scipy", "librosa", "soxr", "soundfile")
+
+EXPLANATIONS_VERSION = 1
+"""Raise it whenever the benchmark's own part in an explanation changes (packing, shuffling, seeding)."""
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     """What can change numbers and is the same for all cells of a run: library versions, device kind, threads."""
     return {
         "earwitness": distribution_identity("earwitness", "earwitness"),
+        "explanations": EXPLANATIONS_VERSION,
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
         "device": torch.device(device).type,
         "threads": torch.get_num_threads(),
@@ -49,25 +52,28 @@ def plugin_identity(offer: Offer[Spec]) -> str:
 
 @functools.cache
 def distribution_identity(distribution: str, package: str) -> str:
-    """``name version``, followed by a hash of the package's sources for an editable installation."""
+    """``name version``, followed by a hash of the package's sources where it was not installed from an index.
+
+    The sources of an editable installation change under the same version, and so do those of a folder, an archive or
+    a commit that is installed anew.
+    """
     try:
         found = importlib.metadata.distribution(distribution)
     except importlib.metadata.PackageNotFoundError:
         return f"{distribution} unknown {_source_hash(package)}"
-    origin = json.loads(found.read_text("direct_url.json") or "{}")
-    editable = origin.get("dir_info", {}).get("editable", False)
-    return f"{distribution} {found.version}" + (f" {_source_hash(package)}" if editable else "")
+    from_elsewhere = found.read_text("direct_url.json") is not None
+    return f"{distribution} {found.version}" + (f" {_source_hash(package)}" if from_elsewhere else "")
 
 
 def _source_hash(package: str) -> str:
     spec = importlib.util.find_spec(package)
     roots = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
-    files = sorted(path for root in roots for path in root.rglob("*.py"))
+    files = {str(path.relative_to(root)): path for root in roots for path in root.rglob("*.py")}
     if not files and spec and spec.origin:
-        files = [Path(spec.origin)]
+        files = {package: Path(spec.origin)}
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode() + path.read_bytes())
+    for name, path in sorted(files.items()):
+        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -6,21 +6,23 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from earwitness.specs import load_target
-from earwitness_bench.plan import SHUFFLED
-from earwitness_bench.results import read_scores
+from earwitness_bench.results import missing_in, read_scores
 from earwitness_bench.statistics import group_bootstrap, mean_ranks
 from earwitness_bench.store import Store
 
-YARDSTICKS = ("uniform-noise", "loudness", "constant-gain")
+YARDSTICKS = ("earwitness:uniform-noise", "earwitness:loudness", "earwitness:constant-gain")
 """Controls that a method must beat, beside its own maps shuffled over clips."""
+
+_STATUSES = ("ok", "failed", "skipped")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Standing:
     Attributes
     ----------
     place : int or None
-        None for controls and for what is not ranked.
+        1 is best; equal mean ranks share a place. None for controls and for what is not ranked.
     explainer : str
     scope : str
         ``post-hoc``, ``by-design`` or ``control``.
@@ -39,10 +41,11 @@ class Standing:
     above_control : str
         ``"3/7"``: on how many headline columns it beats noise, loudness, constant gain and its own shuffled maps, each
         with a paired 95 % interval that excludes 0. Empty for controls.
-    clips, degenerate, missing : int
-        Rows scored in at least one column; rows whose map points nowhere; rows whose explanation failed.
+    clips, degenerate, failed, skipped : int
+        Rows that were explained, and how many of those maps point nowhere; rows whose explanation failed, or to which
+        the method does not apply.
     values : dict of str to float or None
-        Aggregate of each column.
+        Aggregate of each column, by its title.
     """
 
     place: int | None
@@ -52,25 +55,47 @@ class Standing:
     above_control: str
     clips: int
     degenerate: int
-    missing: int
+    failed: int
+    skipped: int
     values: dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Table:
-    """The leaderboard of one arena."""
+    """The leaderboard of one arena.
+
+    Attributes
+    ----------
+    arena : str
+    columns : tuple of dict
+        As in the metrics' specs, with ``metric`` and ``version``, and ``title``: the column's name, or
+        ``metric:column`` where two metrics have a column of that name.
+    standings : tuple of Standing
+    missing_cells : int
+        Not computed yet: the run was stopped.
+    notes : tuple of str
+        What a reader should know of the numbers.
+    """
 
     arena: str
     columns: tuple[dict[str, Any], ...]
     standings: tuple[Standing, ...]
+    missing_cells: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def make_tables(store: Store) -> list[Table]:
     """The leaderboards of a run, one per arena."""
     plan = store.read_plan()
     scores = read_scores(store)
+    often = Counter(column["name"] for metric in plan["metrics"] for column in metric["columns"])
     columns = tuple(
-        {**column, "metric": metric["name"], "version": metric["version"]}
+        {
+            **column,
+            "title": column["name"] if often[column["name"]] == 1 else f"{metric['name']}:{column['name']}",
+            "metric": metric["name"],
+            "version": metric["version"],
+        }
         for metric in plan["metrics"]
         for column in metric["columns"]
     )
@@ -78,34 +103,66 @@ def make_tables(store: Store) -> list[Table]:
 
 
 def _table(arena: dict[str, Any], scores: pd.DataFrame, columns: tuple[dict[str, Any], ...], store: Store) -> Table:
-    values = {
-        explainer["title"]: {c["name"]: _aggregate(scores, explainer["title"], c) for c in columns}
-        for explainer in arena["explainers"]
-    }
-    headline = [c for c in columns if c["headline"] and any(values[t][c["name"]] is not None for t in values)]
-    ranked = [e["title"] for e in arena["explainers"] if e["scope"] == "post-hoc"]
-    ranks = _ranks(values, ranked, headline)
-    places = {title: place for place, title in enumerate(sorted(ranks, key=lambda t: (ranks[t], t)), start=1)}
+    aggregates = {column["title"]: _aggregate_of(column) for column in columns}
+    notes: dict[str, None] = {}
+    values: dict[str, dict[str, float | None]] = {explainer["title"]: {} for explainer in arena["explainers"]}
+    for title, line in values.items():
+        for column in columns:
+            try:
+                line[column["title"]] = _aggregate(_select(scores, title, column), aggregates[column["title"]])
+            except Exception as error:  # a metric's own function: it costs its column, not the table
+                line[column["title"]] = None
+                notes[f"{column['title']} could not be aggregated ({type(error).__name__}: {error})"] = None
+    headline = _ranked_columns(columns, values)
+    ranks = _ranks(values, [e["title"] for e in arena["explainers"] if e["scope"] == "post-hoc"], headline)
     standings = []
     for explainer in arena["explainers"]:
-        title = explainer["title"]
-        clips, degenerate, missing = _counts(explainer, store)
-        above = _above_control(scores, title, headline) if title in ranks else ""
+        title, rank = explainer["title"], ranks.get(explainer["title"])
         standings.append(
             Standing(
-                places.get(title),
-                title,
-                explainer["scope"],
-                ranks.get(title),
-                above,
-                clips,
-                degenerate,
-                missing,
-                values[title],
+                place=None if rank is None else 1 + sum(other < rank for other in ranks.values()),
+                explainer=title,
+                scope=explainer["scope"],
+                mean_rank=rank,
+                above_control=""
+                if rank is None
+                else _above_control(scores, title, _yardsticks(arena, title), headline),
+                **_counts(explainer, store),
+                values=values[title],
             )
         )
     standings.sort(key=lambda s: (s.place is None, s.place or 0, s.scope == "control", s.explainer))
-    return Table(arena["title"], columns, tuple(standings))
+    missing = missing_in(store, arena)
+    return Table(arena["title"], columns, tuple(standings), missing, (*_notes(standings, missing), *notes))
+
+
+def _ranked_columns(
+    columns: tuple[dict[str, Any], ...], values: dict[str, dict[str, float | None]]
+) -> list[dict[str, Any]]:
+    """Headline columns that say what is better and that somebody was scored in."""
+    return [
+        column
+        for column in columns
+        if column["headline"]
+        and column["direction"] != "neither"
+        and any(line[column["title"]] is not None for line in values.values())
+    ]
+
+
+def _notes(standings: list[Standing], missing_cells: int) -> list[str]:
+    notes = [f"{missing_cells} cells are missing: this run is not finished"] if missing_cells else []
+    for line in standings:
+        if line.degenerate and line.scope != "control":
+            notes.append(f"{line.explainer}: {line.degenerate} of {line.clips} maps point nowhere")
+        if line.failed:
+            notes.append(f"{line.explainer}: {line.failed} of {_rows(line)} explanations failed")
+        if line.skipped:
+            notes.append(f"{line.explainer}: does not apply to {line.skipped} of {_rows(line)}")
+    return notes
+
+
+def _rows(line: Standing) -> int:
+    return line.clips + line.failed + line.skipped
 
 
 def _select(scores: pd.DataFrame, explainer: str, column: dict[str, Any]) -> pd.DataFrame:
@@ -113,12 +170,21 @@ def _select(scores: pd.DataFrame, explainer: str, column: dict[str, Any]) -> pd.
     return scores[chosen & (scores["metric"] == column["metric"])].set_index("row")
 
 
-def _aggregate(scores: pd.DataFrame, explainer: str, column: dict[str, Any]) -> float | None:
-    values = _select(scores, explainer, column)["value"].dropna().to_numpy()
+def _aggregate_of(column: dict[str, Any]) -> Callable[[Any], Any]:
+    """The function from a column's rows to one number, imported when it is first called."""
+    named: dict[str, Callable[[Any], Any]] = {"mean": np.mean, "median": np.median}
+
+    def aggregate(values: Any) -> Any:
+        name = column["aggregate"]
+        return (named.get(name) or load_target(name, what=f"column {column['name']!r}"))(values)
+
+    return aggregate
+
+
+def _aggregate(rows: pd.DataFrame, function: Callable[[Any], Any]) -> float | None:
+    values = rows["value"].dropna().to_numpy()
     if not len(values):
         return None
-    named: dict[str, Callable[[Any], Any]] = {"mean": np.mean, "median": np.median}
-    function = named.get(column["aggregate"]) or load_target(column["aggregate"], what=f"column {column['name']!r}")
     result = float(function(values))
     return result if math.isfinite(result) else None
 
@@ -128,19 +194,35 @@ def _ranks(
 ) -> dict[str, float]:
     if not ranked or not headline:
         return {}
-    scores = np.array([[_nan(values[title][c["name"]]) for c in headline] for title in ranked])
+    scores = np.array([[_nan(values[title][c["title"]]) for c in headline] for title in ranked])
     ranks = mean_ranks(scores, [c["direction"] == "higher" for c in headline])
-    return {title: float(rank) for title, rank in zip(ranked, ranks, strict=True) if not math.isnan(rank)}
+    # Rounded, because sums of equal ranks in another order may differ in the last bit, and equal ranks share a place.
+    return {title: round(float(rank), 9) for title, rank in zip(ranked, ranks, strict=True) if not math.isnan(rank)}
 
 
 def _nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _above_control(scores: pd.DataFrame, title: str, headline: list[dict[str, Any]]) -> str:
-    """``beaten/all``: headline columns on which a method beats every yardstick, paired over clips."""
-    present = set(scores["explainer"])
-    yardsticks = [name for name in (*YARDSTICKS, f"{SHUFFLED}: {title}") if name in present]
+def _yardsticks(arena: dict[str, Any], title: str) -> list[str]:
+    """Titles of the controls that a method must beat."""
+    return [
+        control["title"]
+        for control in arena["explainers"]
+        if control["scope"] == "control"
+        and (
+            control["identity"]["name"] in YARDSTICKS
+            if control["shuffle_of"] is None
+            else control["shuffle_of"] == title
+        )
+    ]
+
+
+def _above_control(scores: pd.DataFrame, title: str, yardsticks: list[str], headline: list[dict[str, Any]]) -> str:
+    """``beaten/all``: headline columns on which a method beats every yardstick, paired over clips.
+
+    A yardstick without scores beats everybody: nothing was shown.
+    """
     if not yardsticks:
         return ""
     beaten = 0
@@ -157,36 +239,42 @@ def _beats(own: pd.DataFrame, other: pd.Series, sign: float) -> bool:
     return low > 0
 
 
-def _counts(explainer: dict[str, Any], store: Store) -> tuple[int, int, int]:
-    cells = [store.read_cell("explain", cell["explain"]) for cell in explainer["cells"]]
-    rows = [row for cell in cells if cell and cell["status"] == "ok" for row in cell["rows"]]
-    failed = sum(1 for cell in cells if cell is None or cell["status"] == "failed")
-    return len(rows), sum(row["degenerate"] for row in rows), failed
+def _counts(explainer: dict[str, Any], store: Store) -> dict[str, int]:
+    found = [store.read_cell("explain", cell["explain"]) for cell in explainer["cells"]]
+    cells = [cell for cell in found if cell is not None]
+    rows = {s: [row for cell in cells if cell["status"] == s for row in cell["rows"]] for s in _STATUSES}
+    return {
+        "clips": len(rows["ok"]),
+        "degenerate": sum(bool(row["degenerate"]) for row in rows["ok"]),
+        "failed": len(rows["failed"]),
+        "skipped": len(rows["skipped"]),
+    }
 
 
 def as_json(tables: list[Table]) -> str:
     """For machines."""
-    return json.dumps({"schema": 1, "tables": [asdict(table) for table in tables]}, indent=1) + "\n"
+    return json.dumps({"schema": 1, "tables": [asdict(t) for t in tables]}, indent=1, allow_nan=False) + "\n"
 
 
 def as_csv(tables: list[Table]) -> str:
     """One line per arena and explainer; values at full precision."""
-    names = list(dict.fromkeys(column["name"] for table in tables for column in table.columns))
+    names = list(dict.fromkeys(column["title"] for table in tables for column in table.columns))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    fixed = ["arena", "place", "explainer", "scope", "mean_rank", "above_control", "clips", "degenerate", "failed"]
-    writer.writerow([*fixed, *names])
+    facts = [entry.name for entry in fields(Standing) if entry.name != "values"]
+    writer.writerow(["arena", *facts, *names])
     for table in tables:
         for line in table.standings:
-            facts = [line.place, line.explainer, line.scope, line.mean_rank, line.above_control]
-            counts = [line.clips, line.degenerate, line.missing]
-            writer.writerow([table.arena, *facts, *counts, *(line.values.get(name) for name in names)])
+            own = [getattr(line, fact) for fact in facts]
+            writer.writerow([table.arena, *own, *(line.values.get(name) for name in names)])
     return buffer.getvalue()
 
 
 def as_markdown(tables: list[Table]) -> str:
     """GitHub tables, headline first, own-mask scores second."""
-    return "\n".join(f"## {table.arena}\n\n" + "\n".join(_sections(table, _markdown_rows)) for table in tables)
+    return "\n".join(
+        f"## {_markdown_text(table.arena)}\n\n" + "\n".join(_sections(table, _markdown_rows)) for table in tables
+    )
 
 
 def as_text(tables: list[Table]) -> str:
@@ -205,17 +293,12 @@ def _sections(table: Table, lay_out: Callable[[list[list[str]]], str]) -> list[s
             [str(s.place or "–"), s.explainer, _show(s.mean_rank, 2), s.above_control or "–"] for s in table.standings
         ]
         head = ["#", "explainer", "mean rank", "above control"]
-        sections.append("Headline (ranked; – is a control)\n\n" + _grid(table, head, facts, headline, lay_out))
+        sections.append("Headline (– is not ranked)\n\n" + _grid(table, head, facts, headline, lay_out))
     for metric in dict.fromkeys(c["metric"] for c in table.columns if not c["headline"]):
         chosen = [c for c in table.columns if c["metric"] == metric and not c["headline"]]
         facts = [[str(s.place or "–"), s.explainer] for s in table.standings]
         sections.append(f"{metric} (not ranked)\n\n" + _grid(table, ["#", "explainer"], facts, chosen, lay_out))
-    notes = [
-        f"{s.explainer}: {s.degenerate} of {s.clips} maps point nowhere"
-        for s in table.standings
-        if s.degenerate and s.scope != "control"
-    ] + [f"{s.explainer}: {s.missing} chunks failed" for s in table.standings if s.missing]
-    return [*sections, *([f"Notes: {'; '.join(notes)}.\n"] if notes else [])]
+    return [*sections, *([f"Notes: {'; '.join(table.notes)}.\n"] if table.notes else [])]
 
 
 def _grid(
@@ -226,9 +309,9 @@ def _grid(
     lay_out: Callable[[list[list[str]]], str],
 ) -> str:
     arrows = {"higher": " ↑", "lower": " ↓", "neither": ""}
-    names = [c["name"] + arrows[c["direction"]] for c in columns]
+    names = [c["title"] + arrows[c["direction"]] for c in columns]
     rows = [
-        [*fact, *(_show(standing.values[c["name"]], 3) for c in columns)]
+        [*fact, *(_show(standing.values[c["title"]], 3) for c in columns)]
         for fact, standing in zip(facts, table.standings, strict=True)
     ]
     return lay_out([[*head, *names], *rows])
@@ -242,10 +325,14 @@ def _show(value: float | None, digits: int) -> str:
 
 def _markdown_rows(rows: list[list[str]]) -> str:
     def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(map(_markdown_text, cells)) + " |"
 
     rule = "| " + " | ".join("---" if index < 2 else "---:" for index in range(len(rows[0]))) + " |"
     return "\n".join([line(rows[0]), rule, *map(line, rows[1:])]) + "\n"
+
+
+def _markdown_text(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _text_rows(rows: list[list[str]]) -> str:

@@ -23,10 +23,10 @@ def pack(explanation: Explanation) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {"target": explanation.target.cpu()}
     document: dict[str, Any] = {}
     if explanation.relevance is not None:
-        values = explanation.relevance.values.detach().float().cpu()
+        values = explanation.relevance.values.detach().double().cpu()
         peak = values.abs().flatten(1).amax(1)
-        shape = (-1, *[1] * (values.ndim - 1))
-        tensors["relevance"] = (values / peak.clamp_min(1e-38).reshape(shape)).half()
+        divisor = torch.where(peak > 0, peak, 1.0)
+        tensors["relevance"] = (values / _per_row(divisor, values)).half()
         tensors["relevance_peak"] = peak
         document["relevance"] = {"domain": explanation.relevance.domain}
     if explanation.mask is not None:
@@ -48,9 +48,10 @@ def unpack(
     held = {name: tensor.to(device) for name, tensor in tensors.items()}
     relevance = mask = None
     if "relevance" in held:
-        values = held["relevance"].float()
-        peak = held["relevance_peak"].reshape(-1, *[1] * (values.ndim - 1))
-        relevance = Relevance(values * peak, **document["relevance"])
+        values = held["relevance"].double()
+        scaled = values * _per_row(held["relevance_peak"], values)
+        highest = torch.finfo(torch.float32).max
+        relevance = Relevance(scaled.clamp(-highest, highest).float(), **document["relevance"])
     if "mask" in held:
         mask = Mask(held["mask"].float(), **document["mask"])
     prefix = "diagnostics."
@@ -65,22 +66,26 @@ def unpack(
 
 
 def shuffled(explanation: Explanation, rows: Tensor) -> Explanation:
-    """Each row with the maps of another one: a control that keeps a method's shapes and loses its point."""
+    """Each row with the maps of another one: a control that keeps a method's shapes and loses its point.
 
-    def pick(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values[rows]
-
-    relevance, mask = explanation.relevance, explanation.mask
+    Parameters
+    ----------
+    explanation : Explanation
+        B rows.
+    rows : Tensor (B,), int64
+        Whose maps each row gets. Targets stay; diagnostics, which belong to the maps' own clips, are dropped.
+    """
+    relevance, mask, heard = explanation.relevance, explanation.mask, explanation.heard
     return Explanation(
         explanation.target,
         relevance=None if relevance is None else Relevance(relevance.values[rows], relevance.domain),
         mask=None if mask is None else Mask(mask.values[rows], mask.domain, mask.scale),
-        heard=pick(explanation.heard),
+        heard=None if heard is None else heard[rows],
     )
 
 
 def degenerate_rows(explanation: Explanation) -> list[bool]:
-    """Which rows point nowhere: a constant mask, or relevance that is constant or nowhere positive."""
+    """Which rows point nowhere: a constant mask, relevance that is constant or nowhere positive, or silence."""
     if explanation.mask is not None:
         flat = explanation.mask.values.flatten(1)
         return (flat.amax(1) - flat.amin(1) < 1e-6).tolist()
@@ -88,4 +93,10 @@ def degenerate_rows(explanation: Explanation) -> list[bool]:
         flat = explanation.relevance.values.flatten(1)
         constant = flat.amax(1) - flat.amin(1) <= 1e-6 * flat.abs().amax(1)
         return (constant | (flat.amax(1) <= 0)).tolist()
-    return [False] * len(explanation.target)
+    assert explanation.heard is not None
+    return (explanation.heard.abs().amax(1) == 0).tolist()
+
+
+def _per_row(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) in a shape that broadcasts against (B, ...)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from earwitness.parameters import resolved_parameters
 from earwitness.registry import Registry
 from earwitness.specs import ExplainerSpec, MetricSpec
 from earwitness_bench.identity import plugin_identity
-from earwitness_bench.suite import CONTROLS, Arena, ExplainerEntry, Reference, Suite
+from earwitness_bench.suite import Arena, ExplainerEntry, Reference, Suite
+
+CONTROLS = tuple(
+    ExplainerEntry(name=f"earwitness:{name}", label=name)
+    for name in ("uniform-noise", "loudness", "constant-gain", "all-ones", "all-zeros")
+)
+"""What runs in every suite, beside each method's own maps shuffled over clips. By their full names: another
+distribution may offer its own ``loudness``."""
 
 SHUFFLED = "shuffled"
 """Prefix of the control that gives each clip the map that a method made for another."""
@@ -37,14 +45,25 @@ class Stage:
 class Contestant:
     """An explainer that is scored.
 
-    ``shuffle_of`` marks the control made of another contestant's maps; ``folder`` is where a fitted one lies.
+    Attributes
+    ----------
+    title : str
+        Name in tables.
+    entry, spec
+        From the suite, and from its plugin.
+    identity : dict
+        All of it that can change numbers.
+    fitted : Path or str or None
+        Folder of the fitted explainer; or why it could not be fitted; None where nothing is fitted.
+    shuffle_of : str or None
+        For the control made of another contestant's maps: that one's title.
     """
 
     title: str
     entry: ExplainerEntry
     spec: ExplainerSpec
     identity: dict[str, Any]
-    folder: Path | None = None
+    fitted: Path | str | None = None
     shuffle_of: str | None = None
 
     @property
@@ -85,11 +104,21 @@ def make_stage(suite: Suite, arena: Arena, dataset: Dataset, classifier: AudioCl
     Raises
     ------
     ConfigurationError
-        The suite explains the clips' labels, and the classifier does not know one of them.
+        Two clips have one identity; or the suite explains the clips' labels, and a clip has none, or one that the
+        classifier does not know; or the route is not open for this classifier.
     """
-    limit = min(arena.clips or len(dataset), len(dataset))
-    entries = [dataset.entries[index] for index in range(limit)]
-    rows: dict[int, tuple[str | None, ...]] = dict.fromkeys(range(limit), (None,))
+    stft = classifier.listening
+    if suite.route == "spectrogram" and not classifier.front_end.shares_stft(
+        n_fft=stft.n_fft, hop_length=stft.hop_length, rate=stft.rate
+    ):
+        raise ConfigurationError(
+            f"{arena.title}: route = 'spectrogram' needs a classifier whose STFT is the listening one. Use 'waveform'."
+        )
+    entries = list(dataset.entries)[: arena.clips]
+    repeated = [clip_id for clip_id, count in Counter(entry.clip_id for entry in entries).items() if count > 1]
+    if repeated:
+        raise ConfigurationError(f"{arena.title}: these clips are there more than once: {repeated[:12]}.")
+    rows: dict[int, tuple[str | None, ...]] = dict.fromkeys(range(len(entries)), (None,))
     if suite.target == "label":
         unknown = {label for entry in entries for label in entry.labels} - set(classifier.labels)
         if unknown or not all(entry.labels for entry in entries):
@@ -99,7 +128,7 @@ def make_stage(suite: Suite, arena: Arena, dataset: Dataset, classifier: AudioCl
                 if unknown
                 else f"{arena.title}: target = 'label', but some clips have none. Use target = 'predicted'."
             )
-        rows = {index: entries[index].labels for index in range(limit)}
+        rows = {index: tuple(dict.fromkeys(entry.labels)) for index, entry in enumerate(entries)}
     chunks = tuple(
         tuple((index, label) for index in chunk for label in rows[index])
         for chunk in plan_chunks(entries, suite.chunk_size, seed=suite.seed)
@@ -107,30 +136,58 @@ def make_stage(suite: Suite, arena: Arena, dataset: Dataset, classifier: AudioCl
     return Stage(arena, dataset, classifier, chunks)
 
 
-def make_contestants(suite: Suite, registry: Registry, fitted: dict[str, Path]) -> list[Contestant]:
-    """The suite's explainers and, if it wants them, the controls. ``fitted`` gives the folders of fitted ones."""
-    entries = [*suite.explainers]
+def make_contestants(suite: Suite, registry: Registry, fitted: dict[str, Path | str]) -> list[Contestant]:
+    """The suite's explainers and, if it wants them, the controls.
+
+    Parameters
+    ----------
+    suite : Suite
+    registry : Registry
+    fitted : dict of str to Path or str
+        By title: folders of the explainers that were fitted, or why they could not be.
+
+    Raises
+    ------
+    ConfigurationError
+        An explainer must be fitted, and the suite does not say to what; or an explainer has the name of a control.
+    EarwitnessError
+        An explainer or parameter does not exist.
+    """
+    contestants = [_contestant(entry, registry, fitted.get(entry.title)) for entry in suite.explainers]
     if suite.controls:
-        named = {entry.name for entry in entries}
-        entries += [ExplainerEntry(name=name) for name in CONTROLS if name not in named]
-    contestants = []
-    for entry in entries:
-        offer = registry.explainer(entry.name)
-        folder = fitted.get(entry.title)
-        identity: dict[str, Any] = {
-            "name": offer.qualified_name,
-            "plugin": plugin_identity(offer),  # type: ignore[arg-type]
-            "parameters": resolved_parameters(offer.spec, entry.parameters),
-            "fitted": fitted_identity(folder) if folder else None,
-        }
-        contestants.append(Contestant(entry.title, entry, offer.spec, identity, folder))
-    if suite.controls:
-        ranked = [contestant for contestant in contestants if not contestant.is_control]
-        for base in ranked:
-            title = f"{SHUFFLED}: {base.title}"
-            identity = {**base.identity, "shuffled": True}
-            contestants.append(Contestant(title, base.entry, base.spec, identity, base.folder, base.title))
+        present = [contestant.identity for contestant in contestants]
+        controls = [_contestant(entry, registry, None) for entry in CONTROLS]
+        methods = [contestant for contestant in contestants if not contestant.is_control]
+        contestants += [control for control in controls if control.identity not in present]
+        contestants += [
+            replace(
+                base,
+                title=f"{SHUFFLED}: {base.title}",
+                identity={**base.identity, "shuffled": True},
+                shuffle_of=base.title,
+            )
+            for base in methods
+        ]
+    titles = Counter(contestant.title for contestant in contestants)
+    taken = [title for title, count in titles.items() if count > 1]
+    if taken:
+        raise ConfigurationError(f"These explainers have the name of a control: {taken}. Give them another `label`.")
     return contestants
+
+
+def _contestant(entry: ExplainerEntry, registry: Registry, fitted: Path | str | None) -> Contestant:
+    offer = registry.explainer(entry.name)
+    if "fit" in offer.spec.needs and entry.fit is None:
+        raise ConfigurationError(
+            f"{entry.title} must be fitted first. Say to which data: fit = {{ name = 'toy' }} in its [[explainers]]."
+        )
+    identity: dict[str, Any] = {
+        "name": offer.qualified_name,
+        "plugin": plugin_identity(offer),  # type: ignore[arg-type]
+        "parameters": resolved_parameters(offer.spec, entry.parameters),
+        "fitted": fitted_identity(fitted) if isinstance(fitted, Path) else fitted,
+    }
+    return Contestant(entry.title, entry, offer.spec, identity, fitted)
 
 
 def make_judges(suite: Suite, registry: Registry) -> tuple[Judge, ...]:
@@ -141,6 +198,7 @@ def make_judges(suite: Suite, registry: Registry) -> tuple[Judge, ...]:
         identity = {
             "name": offer.qualified_name,
             "version": offer.spec.version,
+            "columns": [column.name for column in offer.spec.columns],
             "plugin": plugin_identity(offer),  # type: ignore[arg-type]
             "parameters": resolved_parameters(offer.spec, reference.parameters),
         }
@@ -151,7 +209,12 @@ def make_judges(suite: Suite, registry: Registry) -> tuple[Judge, ...]:
 def make_units(
     suite: Suite, stage: Stage, contestants: list[Contestant], judges: tuple[Judge, ...], environment: dict[str, Any]
 ) -> Iterator[Unit]:
-    """All units of an arena, chunk by chunk, so that what a chunk's explainers share is made once."""
+    """All units of an arena, chunk by chunk, so that what a chunk's explainers share is made once.
+
+    An explanation's key hashes the explainer, the environment, the classifier and the chunk's clips in their order,
+    since rows of a batch may change each other's last bits. A score's key hashes the explanation's, the metric and how
+    the explanation becomes a mask. Titles enter no key.
+    """
     stft = stage.classifier.listening
     common = {
         "environment": environment,
@@ -162,7 +225,8 @@ def make_units(
         "chunk_size": suite.chunk_size,
     }
     for chunk in stage.chunks:
-        clips = [[stage.dataset.entries[i].clip_id, stage.dataset.entries[i].fingerprint, label] for i, label in chunk]
+        entries = [(stage.dataset.entries[index], label) for index, label in chunk]
+        clips = [[e.clip_id, e.group, e.labels, e.fingerprint, label] for e, label in entries]
         keys: dict[str, str] = {}
         for contestant in contestants:
             provenance = {"explainer": contestant.identity, **common}

@@ -44,22 +44,16 @@ def write_parquet(store: Store) -> None:
     write_atomically(store.folder / "scores.parquet", buffer.getvalue())
 
 
-def missing_cells(store: Store) -> int:
-    """How many cells of the plan are not there yet: a run that was stopped and not taken up again."""
+def missing_in(store: Store, arena: dict[str, Any]) -> int:
+    """How many cells of an arena of the plan are not there yet: a run that was stopped and not taken up again."""
     missing = 0
-    for explainer in _explainers(store.read_plan()):
-        for cell in explainer["cells"]:
-            explained = store.read_cell("explain", cell["explain"])
-            if explained is None:
-                missing += 1 + len(cell["scores"])
-            elif explained["status"] == "ok":
-                missing += sum(store.read_cell("score", key) is None for key in cell["scores"])
+    for cell in (cell for explainer in arena["explainers"] for cell in explainer["cells"]):
+        explained = store.read_cell("explain", cell["explain"])
+        if explained is None:
+            missing += 1 + len(cell["scores"])
+        elif explained["status"] == "ok":
+            missing += sum(store.read_cell("score", key) is None for key in cell["scores"])
     return missing
-
-
-def _explainers(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for arena in plan["arenas"]:
-        yield from arena["explainers"]
 
 
 def _rows(store: Store) -> Iterator[tuple[Any, ...]]:
@@ -68,19 +62,29 @@ def _rows(store: Store) -> Iterator[tuple[Any, ...]]:
         for explainer in arena["explainers"]:
             for cell in explainer["cells"]:
                 explained = store.read_cell("explain", cell["explain"])
-                if explained is None or explained["status"] != "ok":
+                if explained is None:
                     continue
-                for key in cell["scores"]:
-                    score = store.read_cell("score", key)
+                for metric, key in zip(plan["metrics"], cell["scores"], strict=True):
+                    score = _nothing(explained, metric) or store.read_cell("score", key)
                     if score is not None:
-                        yield from _score_rows(arena["title"], explainer["title"], explained["rows"], score)
+                        yield from _score_rows(arena["title"], explainer["title"], explained["rows"], metric, score)
+
+
+def _nothing(explained: dict[str, Any], metric: dict[str, Any]) -> dict[str, Any] | None:
+    """The scores of a chunk that was not explained: no values, and the reason for every row."""
+    if explained["status"] == "ok":
+        return None
+    n_rows = len(explained["rows"])
+    reason = explained["reason"] if explained["status"] == "skipped" else explained["error"]
+    columns = {column["name"]: [None] * n_rows for column in metric["columns"]}
+    return {"columns": columns, "outcomes": [f"{explained['status']}: {reason}"] * n_rows}
 
 
 def _score_rows(
-    arena: str, explainer: str, rows: list[dict[str, Any]], score: dict[str, Any]
+    arena: str, explainer: str, rows: list[dict[str, Any]], metric: dict[str, Any], score: dict[str, Any]
 ) -> Iterator[tuple[Any, ...]]:
     for column, values in score["columns"].items():
         for row, value, outcome in zip(rows, values, score["outcomes"], strict=True):
             said = "scored" if value is not None else outcome
             clip = (row["row"], row["clip_id"], row["group"], row["target"])
-            yield (arena, explainer, *clip, score["metric"]["name"], column, value, said)
+            yield (arena, explainer, *clip, metric["name"], column, value, said)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,15 +14,19 @@ from typing import Any
 import torch
 
 from earwitness.artifacts import digest_of
+from earwitness.clips import Dataset
+from earwitness.errors import CheckpointError, ConfigurationError, PluginError, StoreError
 from earwitness.fitting import fit
 from earwitness.loading import load_classifier, load_dataset
+from earwitness.parameters import resolved_parameters
 from earwitness.protocols import Progress
 from earwitness.registry import Registry
 from earwitness_bench.engines import Engine, Serial
-from earwitness_bench.identity import environment, machine
+from earwitness_bench.identity import environment, machine, plugin_identity
+from earwitness_bench.isolation import isolated
 from earwitness_bench.plan import Contestant, Judge, Stage, Unit, make_contestants, make_judges, make_stage, make_units
 from earwitness_bench.store import Store
-from earwitness_bench.suite import Suite
+from earwitness_bench.suite import ExplainerEntry, Suite
 from earwitness_bench.worker import Worker
 
 
@@ -35,7 +41,7 @@ class Summary:
     Attributes
     ----------
     explained, scored : int
-        Cells computed now.
+        Cells computed now, failures included.
     cached : int
         Cells found.
     failed : tuple of str
@@ -53,7 +59,7 @@ class Summary:
 
 def run_suite(
     suite: Suite,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     registry: Registry,
     engine: Engine | None = None,
@@ -65,7 +71,7 @@ def run_suite(
     Parameters
     ----------
     suite : Suite
-    out : Path
+    out : str or Path
         Results folder, see :mod:`earwitness_bench.store`.
     registry : Registry
     engine : Engine, optional
@@ -91,7 +97,7 @@ def run_suite(
                 arena.classifier.name, parameters=arena.classifier.parameters, device=device, plugins=registry
             )
             stage = make_stage(suite, arena, dataset, classifier)
-            contestants = make_contestants(suite, registry, _fit_all(suite, stage, store, registry, progress))
+            contestants = make_contestants(suite, registry, _fit_all(suite, stage, store, registry, env, progress))
             stage_units = list(make_units(suite, stage, contestants, judges, env))
             units += stage_units
             plans.append(_plan_of(stage, contestants, stage_units))
@@ -117,27 +123,61 @@ def run_suite(
     return Summary(explained, scored, cached, tuple(failed), tuple(notes))
 
 
-def _fit_all(suite: Suite, stage: Stage, store: Store, registry: Registry, progress: Progress) -> dict[str, Path]:
-    """Fit the explainers that must be fitted, for one arena; folders by title."""
-    folders = {}
+def _fit_all(
+    suite: Suite, stage: Stage, store: Store, registry: Registry, env: dict[str, Any], progress: Progress
+) -> dict[str, Path | str]:
+    """Fit the explainers that must be fitted, for one arena: their folders by title, or why a fit failed."""
+    fitted: dict[str, Path | str] = {}
     for entry in suite.explainers:
         if entry.fit is None:
             continue
+        offer = registry.explainer(entry.name)
         train = load_dataset(entry.fit.name, parameters=entry.fit.parameters, plugins=registry)
-        identity = [entry.model_dump(mode="json"), stage.classifier.checksum, suite.seed]
-        folder = store.folder / "fits" / f"{entry.name.replace(':', '_')}-{digest_of(identity)[:16]}"
-        fit(
-            registry,
-            entry.name,
-            stage.classifier,
-            train,
-            folder,
-            parameters=entry.parameters,
-            seed=suite.seed,
-            progress=functools.partial(_fitting, progress, entry.title),
-        )
-        folders[entry.title] = folder
-    return folders
+        identity = {
+            "environment": env,
+            "explainer": [offer.qualified_name, plugin_identity(offer)],  # type: ignore[arg-type]
+            "parameters": resolved_parameters(offer.spec, entry.parameters),
+            "classifier": stage.classifier.checksum,
+            "train": [[clip.clip_id, clip.labels, clip.fingerprint] for clip in train.entries],
+            "seed": suite.seed,
+        }
+        folder = store.folder / "fits" / f"{offer.spec.name}-{digest_of(identity)[:16]}"
+        report = functools.partial(_fitting, progress, entry.title)
+        try:
+            _fit_or_load(registry, entry, stage, train, folder, suite.seed, report)
+        except (ConfigurationError, PluginError, StoreError):
+            raise
+        except (Exception, SystemExit) as error:
+            fitted[entry.title] = f"{type(error).__name__}: {error}"
+        else:
+            fitted[entry.title] = folder
+    return fitted
+
+
+def _fit_or_load(
+    registry: Registry, entry: ExplainerEntry, stage: Stage, train: Dataset, folder: Path, seed: int, report: Progress
+) -> None:
+    """Fit into a folder that is named after all the settings: what does not load from it is damaged."""
+    for attempt in range(2):
+        try:
+            with isolated(seed, stage.classifier.device):
+                fit(
+                    registry,
+                    entry.name,
+                    stage.classifier.to(stage.classifier.device),
+                    train,
+                    folder,
+                    parameters=entry.parameters,
+                    seed=seed,
+                    progress=report,
+                )
+            return
+        except CheckpointError:
+            if attempt:
+                raise
+            set_aside = folder.with_name(f"{folder.name}.corrupt")
+            shutil.rmtree(set_aside, ignore_errors=True)
+            folder.replace(set_aside)
 
 
 def _plan_of(stage: Stage, contestants: list[Contestant], units: list[Unit]) -> dict[str, Any]:

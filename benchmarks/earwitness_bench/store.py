@@ -9,12 +9,13 @@
     DIR/fits/…                             fitted explainers
     DIR/scores.parquet                     derived: one row per clip, explainer and column
 
-A file is written beside its place and moved there, so a kill leaves it whole or absent. A damaged cell is set aside
-(``*.corrupt``) and computed again.
+A file is written beside its place and moved there, so a kill leaves it whole or absent. Cells and maps carry their own
+checksum; a damaged one is set aside (``*.corrupt``) and computed again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -22,8 +23,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from earwitness.artifacts import load_tensors, save_tensors, write_json
+from earwitness.artifacts import digest_of, load_tensors, save_tensors, write_json
 from earwitness.errors import CheckpointError, StoreError
+from earwitness.identity import digest_of_tensors
 
 SCHEMA = 1
 
@@ -35,7 +37,7 @@ class Store:
 
     Parameters
     ----------
-    folder : Path
+    folder : str or Path
     create : bool
         Make it if need be; otherwise it must exist.
 
@@ -45,8 +47,8 @@ class Store:
         It does not exist, or cannot be made or written to.
     """
 
-    def __init__(self, folder: Path, *, create: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | os.PathLike[str], *, create: bool = False) -> None:
+        self.folder = folder = Path(folder)
         if create:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -62,22 +64,32 @@ class Store:
         return self.folder / "cells" / kind / key[:2] / f"{key}.json"
 
     def read_cell(self, kind: Kind, key: str) -> dict[str, Any] | None:
-        """A cell, or None if there is none; a damaged one is set aside."""
+        """A cell, or None if there is none; a damaged one is set aside.
+
+        Raises
+        ------
+        StoreError
+            The file is there and cannot be read.
+        """
         path = self.cell_path(kind, key)
         try:
-            cell: dict[str, Any] = json.loads(path.read_text())
-            if cell["schema"] != SCHEMA or cell["key"] != key:
-                raise ValueError("another schema or key")
+            cell: dict[str, Any] = json.loads(path.read_bytes())
+            checksum = cell.pop("checksum")
+            if (cell["schema"], cell["kind"], cell["key"]) != (SCHEMA, kind, key) or checksum != digest_of(cell):
+                raise ValueError("another schema, another cell, or altered")
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-            path.replace(path.with_suffix(".corrupt"))
+        except OSError as error:
+            raise StoreError(f"Cannot read {path}: {error.strerror}.") from error
+        except (ValueError, KeyError, TypeError, AttributeError):
+            _set_aside(path)
             return None
         return cell
 
     def write_cell(self, kind: Kind, key: str, cell: dict[str, Any]) -> None:
         """Write a cell, whole or not at all."""
-        write_json(self.cell_path(kind, key), {"schema": SCHEMA, "kind": kind, "key": key, **cell})
+        document = {"schema": SCHEMA, "kind": kind, "key": key, **cell}
+        write_json(self.cell_path(kind, key), {**document, "checksum": digest_of(document)})
 
     def maps_path(self, key: str) -> Path:
         """Where an explanation's maps lie."""
@@ -89,14 +101,19 @@ class Store:
         if not path.exists():
             return None
         try:
-            return load_tensors(path)
-        except CheckpointError:
-            path.replace(path.with_suffix(".corrupt"))
+            tensors, header = load_tensors(path)
+            if header["schema"] != SCHEMA or header["checksum"] != digest_of([key, digest_of_tensors(tensors)]):
+                raise ValueError("another schema, another explanation, or altered")
+            document: dict[str, Any] = header["document"]
+        except (CheckpointError, ValueError, KeyError):
+            _set_aside(path)
             return None
+        return tensors, document
 
     def write_maps(self, key: str, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Keep the maps of an explanation."""
-        save_tensors(self.maps_path(key), tensors, document)
+        checksum = digest_of([key, digest_of_tensors(tensors)])
+        save_tensors(self.maps_path(key), tensors, {"schema": SCHEMA, "checksum": checksum, "document": document})
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Say which cells make up this run."""
@@ -112,9 +129,15 @@ class Store:
         """
         path = self.folder / "plan.json"
         try:
-            plan: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            plan: dict[str, Any] = json.loads(path.read_bytes())
+            schema = plan["schema"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} cannot be read: {error}. Run the same `earwitness bench` again.") from error
-        if plan.get("schema") != SCHEMA:
-            raise StoreError(f"{path} has schema {plan.get('schema')}; this version reads schema {SCHEMA}.")
+        if schema != SCHEMA:
+            raise StoreError(f"{path} has schema {schema}; this version reads schema {SCHEMA}.")
         return plan
+
+
+def _set_aside(path: Path) -> None:
+    with contextlib.suppress(OSError):  # a reader of a folder that is not its own leaves it there
+        path.replace(path.with_suffix(".corrupt"))

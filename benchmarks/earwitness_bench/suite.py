@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator, model_validator
 
 from earwitness.audio.rules import parse_rule
 from earwitness.errors import ConfigurationError, nearest
 
 SHIPPED = Path(__file__).parent / "suites"
 
-CONTROLS = ("uniform-noise", "loudness", "constant-gain", "all-ones", "all-zeros")
+Name = Annotated[str, Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -23,8 +24,19 @@ class _Section(BaseModel):
 class Reference(_Section):
     """A plugin's name and its parameters."""
 
-    name: str
+    name: Name
     parameters: dict[str, Any] = {}
+
+    @field_validator("parameters")
+    @classmethod
+    def _plain(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(parameters, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"parameters are text, finite numbers, booleans, and lists and tables of them ({error})"
+            ) from error
+        return parameters
 
 
 class ExplainerEntry(Reference):
@@ -52,7 +64,7 @@ class Arena(_Section):
     dataset: Reference
     classifier: Reference
     label: str = ""
-    clips: Annotated[int, Field(ge=1)] | None = None
+    clips: Annotated[int, Field(ge=1, strict=True)] | None = None
 
     @property
     def title(self) -> str:
@@ -66,7 +78,7 @@ class Suite(_Section):
     Attributes
     ----------
     seed, chunk_size, threads
-        Part of every result's identity; ``threads`` 0 is all cores.
+        Part of every result's identity; ``threads`` 0 leaves the choice to torch.
     target
         Explain the classifier's ``predicted`` class, or the clip's ``label``.
     route, scale, rule
@@ -78,17 +90,17 @@ class Suite(_Section):
         Explanations of a chunk that are larger are not kept but computed again when needed.
     """
 
-    name: str
+    name: Name
     summary: str = ""
-    seed: int = 0
-    chunk_size: Annotated[int, Field(ge=1, le=256)] = 8
-    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    seed: Annotated[int, Field(strict=True)] = 0
+    chunk_size: Annotated[int, Field(ge=1, le=256, strict=True)] = 8
+    threads: Annotated[int, Field(ge=0, le=256, strict=True)] = 0
     target: Literal["predicted", "label"] = "predicted"
     route: Literal["waveform", "spectrogram"] = "waveform"
     scale: Literal["magnitude", "log1p"] = "magnitude"
     rule: str = "normalise"
-    controls: bool = True
-    map_cap_mb: float = 16.0
+    controls: StrictBool = True
+    map_cap_mb: Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)] = 16.0
     arenas: Annotated[tuple[Arena, ...], Field(min_length=1)]
     explainers: Annotated[tuple[ExplainerEntry, ...], Field(min_length=1)]
     metrics: Annotated[tuple[Reference, ...], Field(min_length=1)]
@@ -96,7 +108,22 @@ class Suite(_Section):
     @field_validator("rule")
     @classmethod
     def _known_rule(cls, text: str) -> str:
-        return str(parse_rule(text))
+        try:
+            return str(parse_rule(text))
+        except ConfigurationError as error:
+            raise ValueError(error) from error
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for what, names, remedy in (
+            ("arenas", [arena.title for arena in self.arenas], "Give them a `label`."),
+            ("explainers", [entry.title for entry in self.explainers], "Give them a `label`."),
+            ("metrics", [metric.name for metric in self.metrics], "Name each metric once."),
+        ):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise ValueError(f"two {what} have the same name: {', '.join(repeated)}. {remedy}")
+        return self
 
 
 def shipped_suites() -> dict[str, Path]:
@@ -119,14 +146,16 @@ def load_suite(source: str | Path) -> Suite:
     """
     path = Path(source)
     shipped = shipped_suites()
-    if not path.exists() and str(source) in shipped:
+    if not path.is_file() and str(source) in shipped:
         path = shipped[str(source)]
     try:
-        document = tomllib.loads(path.read_text())
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigurationError(
             f"There is no suite file {source}. Give a TOML file, or a shipped suite: {', '.join(shipped)}."
         ) from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}.") from error
     return parse_suite(document, str(path))
@@ -135,16 +164,9 @@ def load_suite(source: str | Path) -> Suite:
 def parse_suite(document: dict[str, Any], origin: str = "suite") -> Suite:
     """Validate a suite given as a document; see :func:`load_suite`."""
     try:
-        suite = Suite.model_validate(document)
+        return Suite.model_validate(document)
     except ValidationError as error:
         raise ConfigurationError(f"{origin}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
-    for what, titles in (
-        ("arenas", [arena.title for arena in suite.arenas]),
-        ("explainers", [entry.title for entry in suite.explainers]),
-    ):
-        if len(set(titles)) < len(titles):
-            raise ConfigurationError(f"{origin}: two {what} have the same name: {titles}. Give them a `label`.")
-    return suite
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -164,4 +186,6 @@ def _explain(problem: Any) -> str:
         return f"unknown key {'.'.join(place)!r}. {nearest(place[-1], section.model_fields)}"
     if problem["type"] == "missing":
         return f"{'.'.join(place)!r} is missing"
+    if problem["type"] == "value_error":
+        return ": ".join([*([repr(".".join(place))] if place else []), str(problem["ctx"]["error"])])
     return f"{'.'.join(place)!r}: {problem['msg']}, got {problem['input']!r}"

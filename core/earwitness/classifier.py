@@ -14,7 +14,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -385,12 +385,8 @@ def _frozen_copy(stage: _T) -> _T:
     if not isinstance(stage, nn.Module):
         return stage
     try:
-        frozen = copy.deepcopy(stage).eval()
+        return copy.deepcopy(stage).eval().requires_grad_(False)
     except Exception as error:
         raise ClassifierError(
             f"{type(stage).__name__} cannot be copied ({error}); build it anew and load its state."
         ) from error
-    for parameter in frozen.parameters():
-        parameter.requires_grad_(False)
-        parameter.grad = None
-    return frozen

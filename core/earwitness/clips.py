@@ -47,6 +47,11 @@ class Clip:
         Its classes, if known: one, or several in multilabel data.
     sources : dict of str to Source
         The clean components, if known.
+
+    Raises
+    ------
+    AudioError
+        The waveform is not float, not mono, empty or not finite, or the rate is not positive.
     """
 
     waveform: Tensor
@@ -67,6 +72,11 @@ class Clip:
                 f"Clip {self.clip_id!r}: expected a mono waveform of shape (T,), got {tuple(self.waveform.shape)}. "
                 "Average the channels first."
             )
+        if self.waveform.numel() == 0 or not bool(torch.isfinite(self.waveform).all()):
+            wrong = "there are no samples" if self.waveform.numel() == 0 else "there are NaN or infinite samples"
+            raise AudioError(f"Clip {self.clip_id!r}: {wrong}. Export it again from its source.")
+        if self.rate <= 0:
+            raise AudioError(f"Clip {self.clip_id!r}: expected a sampling rate in Hz, got {self.rate}.")
         if not self.group:
             object.__setattr__(self, "group", self.clip_id)
 
@@ -196,8 +206,10 @@ def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
 
     Returns
     -------
-    Tensor (ceil(T * new_rate / rate) or one less,), float32
+    Tensor (T * new_rate / rate, to the nearest integer,), float32
+        On the waveform's device.
     """
     if rate == new_rate:
         return waveform
-    return torch.from_numpy(soxr.resample(waveform.cpu().numpy(), rate, new_rate, quality="HQ")).to(torch.float32)
+    samples = waveform.detach().to("cpu", torch.float32).numpy()
+    return torch.from_numpy(soxr.resample(samples, rate, new_rate, quality="HQ")).to(waveform.device)

@@ -97,12 +97,25 @@ class Parts:
         The parts that make up the explanation.
     map : callable int -> Relevance or Mask
         The map of part k for the whole batch.
+
+    Raises
+    ------
+    ExplanationError
+        ``weights`` or ``selected`` is not of shape (B, K).
     """
 
     names: tuple[str, ...]
     weights: Tensor
     selected: Tensor
     map: Callable[[int], Relevance | Mask]
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.weights.shape)
+        if shape[1:] != (len(self.names),) or tuple(self.selected.shape) != shape:
+            raise ExplanationError(
+                f"{len(self.names)} parts need weights and selected of shape (B, {len(self.names)}), got {shape} and "
+                f"{tuple(self.selected.shape)}."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +162,8 @@ class Explanation:
     Raises
     ------
     ExplanationError
-        There is neither relevance, mask nor sound, their first axes differ, or the sound is not finite.
+        There is neither relevance, mask nor sound, their first axes differ, the target is no vector of class indices,
+        or the sound is not finite.
     """
 
     target: Tensor
@@ -164,8 +178,11 @@ class Explanation:
     def __post_init__(self) -> None:
         if self.relevance is None and self.mask is None and self.heard is None:
             raise ExplanationError("An explanation needs at least one of `relevance`, `mask` and `heard`.")
-        if self.target.ndim != 1:
-            raise ExplanationError(f"The target must have shape (B,), got {tuple(self.target.shape)}.")
+        if self.target.ndim != 1 or self.target.dtype != torch.int64:
+            raise ExplanationError(
+                f"The target must be one class index a row, int64 of shape (B,), got {self.target.dtype} of shape "
+                f"{tuple(self.target.shape)}."
+            )
         n_rows = self.target.shape[0]
         named: dict[str, Tensor | None] = {
             "relevance": self.relevance.values if self.relevance else None,
@@ -180,5 +197,5 @@ class Explanation:
                 raise ExplanationError(f"{name} has shape {tuple(values.shape)}, but the target has {n_rows} rows.")
         if self.examples and len(self.examples) != n_rows:
             raise ExplanationError(f"There are examples for {len(self.examples)} rows, but the target has {n_rows}.")
-        if self.heard is not None and not bool(torch.isfinite(self.heard).all()):
-            raise ExplanationError("The heard waveforms have NaN or infinite samples.")
+        if self.heard is not None:
+            _check_map(self.heard, "waveform", "heard sound")

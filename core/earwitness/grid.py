@@ -28,13 +28,16 @@ class Grid:
         For feature maps: the response of each row (band) to the bins of the front end's own STFT. ``None`` for an
         STFT, whose rows respond to their own frequency.
     filter_frequencies_hz : Tensor (K,) or None, float64
-        Frequencies at which ``filters`` is sampled.
+        Frequencies at which ``filters`` is sampled, in Hz, ascending.
+    reach_s : float or None
+        How far a column sees to either side of its centre, in seconds: half a window. ``None``: one hop.
     """
 
     frequencies_hz: Tensor
     times_s: Tensor
     filters: Tensor | None = None
     filter_frequencies_hz: Tensor | None = None
+    reach_s: float | None = None
 
     def __post_init__(self) -> None:
         for name, axis in (("frequencies_hz", self.frequencies_hz), ("times_s", self.times_s)):
@@ -60,55 +63,76 @@ class Grid:
         Parameters
         ----------
         frequencies_hz : Tensor (K',)
-            Where to sample, in Hz.
+            Where to sample, in Hz, ascending.
 
         Returns
         -------
         Tensor (F, K'), float64, >= 0
-            Band filters are interpolated linearly in Hz and are zero outside their support; rows without a filter
-            respond as linear interpolation between their neighbours does (a column sums to 1 between the outer rows).
+            Band filters are brought from their own bins to the frequencies asked for (see :func:`_between`) and are
+            zero outside their support; rows without a filter are brought there themselves.
         """
-        wanted = frequencies_hz.to(torch.float64).cpu()
         if self.filters is None or self.filter_frequencies_hz is None:
-            return _hats(self.frequencies_hz, wanted)
-        return self.filters.to(torch.float64) @ _hats(self.filter_frequencies_hz, wanted)
+            return _between(self.frequencies_hz, frequencies_hz)
+        return self.filters.to("cpu", torch.float64) @ _between(self.filter_frequencies_hz, frequencies_hz)
 
     def time_weights(self, times_s: Tensor) -> Tensor:
-        """Linear interpolation from this grid's columns to other times.
+        """What each of this grid's columns contributes to other times (see :func:`_between`).
 
-        A time up to one hop before the first or after the last column takes that column's value; further out nothing
-        was seen, and the weights are zero.
+        A time before the first or after the last column takes that column's value as far as the column reaches;
+        further out nothing was seen, and the weights are zero.
 
         Parameters
         ----------
         times_s : Tensor (N',)
-            Where to sample, in seconds.
+            In seconds, ascending.
 
         Returns
         -------
         Tensor (N, N'), float64
             Each column sums to 1, or to 0 where nothing was seen.
         """
-        wanted = times_s.to(torch.float64).cpu()
-        own = self.times_s.to(torch.float64).cpu()
-        hop = float(own.diff().mean()) if len(own) > 1 else float("inf")
-        tolerance = hop * (1 + 1e-6)
-        clamped = wanted.clamp(own[0], own[-1])
-        seen = (wanted - clamped).abs() <= tolerance
-        return _hats(own, clamped) * seen.to(torch.float64)
+        own, wanted = _axis(self.times_s), _axis(times_s)
+        hop = float(own.diff().mean()) if len(own) > 1 else 0.0
+        reach = max(hop, self.reach_s or 0.0) * (1 + 1e-6)
+        seen = (wanted >= own[0] - reach) & (wanted <= own[-1] + reach)
+        weights = torch.zeros(len(own), len(wanted), dtype=torch.float64)
+        if bool(seen.any()):
+            near = wanted[seen]
+            inner = near.clamp(own[0], own[-1])
+            collected = _hats(near, own.clamp(near[0], near[-1])).T
+            weights[:, seen] = _normalised(torch.maximum(_hats(own, inner), collected))
+        return weights
+
+
+def _between(knots: Tensor, points: Tensor) -> Tensor:
+    """Weights (len(knots), len(points)) from one axis to another; each column sums to 1, or to 0 outside the knots.
+
+    Onto a finer axis they interpolate linearly; onto a coarser one they average, so that no knot is passed over: a
+    weight is the wider of two triangles, that of the knot over its neighbours and that of the point over its own.
+    """
+    knots, points = _axis(knots), _axis(points)
+    return _normalised(torch.maximum(_hats(knots, points), _hats(points, knots).T))
 
 
 def _hats(knots: Tensor, points: Tensor) -> Tensor:
     """Weights (len(knots), len(points)) of linear interpolation; zero outside the knots."""
-    knots = knots.to(torch.float64).cpu()
     if len(knots) == 1:
         return torch.ones(1, len(points), dtype=torch.float64)
     inside = (points >= knots[0]) & (points <= knots[-1])
-    right = torch.searchsorted(knots, points.contiguous()).clamp(1, len(knots) - 1)
+    right = torch.searchsorted(knots, points).clamp(1, len(knots) - 1)
     left = right - 1
     share = ((points - knots[left]) / (knots[right] - knots[left])).clamp(0, 1)
     weights = torch.zeros(len(knots), len(points), dtype=torch.float64)
     columns = torch.arange(len(points))
     weights[left, columns] = 1 - share
-    weights[right, columns] += share
-    return weights * inside.to(torch.float64)
+    weights[right, columns] = share
+    return weights * inside
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    total = weights.sum(0)
+    return weights / torch.where(total > 0, total, 1)
+
+
+def _axis(values: Tensor) -> Tensor:
+    return values.to("cpu", torch.float64).contiguous()

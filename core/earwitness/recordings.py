@@ -19,7 +19,7 @@ from torch import Tensor
 
 from earwitness.artifacts import write_json
 from earwitness.audio.files import CLIPPED_LEVEL, Recording, is_constant, open_recording
-from earwitness.audio.rules import Normalise, Rule
+from earwitness.audio.rules import Energy, Rule
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Clip
 from earwitness.errors import AudioError, StoreError
@@ -64,7 +64,7 @@ class Settings:
     """
 
     label: str | None = None
-    rule: Rule = field(default_factory=Normalise)
+    rule: Rule = field(default_factory=lambda: Energy(0.3))
     scale: Scale = "magnitude"
     route: Route = "waveform"
     seed: int = 0
@@ -208,9 +208,10 @@ class _Job:
 
     def run(self, target: int | None) -> ExplainedRecording:
         heard = self._listen()
+        constant = self.recording.is_constant()
         notes = self._notes(heard)
         audible = [p for p, constant in zip(heard.probabilities, heard.constant, strict=True) if not constant]
-        if not audible:
+        if constant or not audible:
             return self._finish(None, {}, None, [*notes, f"{NOTHING_TO_HEAR}: the recording is silent or constant"])
         mean = torch.stack(audible).mean(0)
         target = int(mean.argmax()) if target is None else target

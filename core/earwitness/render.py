@@ -92,6 +92,14 @@ class Scene:
             return self.classifier.probabilities_of(self.classifier.logits_of_features(features))
         return self.classifier.probabilities(self.listening.inverse(spectrum, self.n_samples))
 
+    @torch.no_grad()
+    def split(self, gain: Tensor) -> tuple[Tensor, Tensor]:
+        """What the classifier says, (B, C) each, to what a gain (B, F, N) keeps and to what it leaves, on the route."""
+        if self.route == "spectrogram":
+            return self.probabilities(gain), self.probabilities(1 - gain)
+        heard = self.sound(gain)
+        return self.classifier.probabilities(heard), self.classifier.probabilities(self.batch.waveforms - heard)
+
     def lift(self, values: Tensor, domain: Domain) -> Tensor:
         """A mask-like map in any domain -> (B, F, N), by averaging (see ``lift_mask``)."""
         if domain == "features":

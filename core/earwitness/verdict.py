@@ -111,12 +111,13 @@ def gather_evidence(scene: Scene, rendering: Rendering, target: Tensor, *, rando
             return p_target(scene.classifier.probabilities(waveforms))
         return p_target(scene.probabilities(gain))
 
-    heard, rest = [], []
+    heard: list[Tensor] = []
+    rest: list[Tensor] = []
     for draw in range(draws):
         mask = random_mask(scene, random, f"verdict-{draw}")
         gain = EnergyBudget(mask, scene.magnitude).gain(rendering.kept_energy.nan_to_num(0.5))
-        heard.append(p_of(gain))
-        rest.append(p_of(1 - gain))
+        for parts, probabilities in zip((heard, rest), scene.split(gain), strict=True):
+            parts.append(p_target(probabilities))
     return Evidence(
         p_target(scene.original),
         p_of(rendering.gain, rendering.heard),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if file.suffix == ".safetensors" or is_safetensors(file):
         return load_tensors(file)[0]
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with a foreign pickle is said below, in one sentence
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} is damaged, or a pickle that holds more than tensors. It was not executed, because a pickle can "

@@ -704,8 +704,8 @@ def one_relu_between() -> nn.Module:
 
 
 def hooked() -> nn.Module:
-    network = nn.Sequential(conv(), nn.BatchNorm2d(4), Head())
-    network[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    network = nn.Sequential(conv(), nn.BatchNorm2d(4), conv(4), nn.BatchNorm2d(4), Head())
+    network[3].register_forward_hook(lambda module, inputs, output: 2 * output)
     return network
 
 
@@ -735,7 +735,7 @@ STRANGE: dict[str, tuple[Callable[[], nn.Module], int | None]] = {
         lambda: nn.Sequential(conv(), nn.BatchNorm2d(4), Residual(conv(4), nn.BatchNorm2d(4)), Head()),
         1,
     ),
-    "a hook on the norm": (hooked, None),
+    "a hook on the second norm": (hooked, 1),
     "a parametrised weight": (parametrised, None),
     "no running statistics": (
         lambda: nn.Sequential(conv(), nn.BatchNorm2d(4, track_running_stats=False), Head()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -333,10 +334,10 @@ def test_the_first_explanation_is_like_the_second_though_the_network_is_tried_ou
 
 
 def live() -> tuple[int, int]:
-    """How many objects there are, and how many bytes in tensors."""
+    """How many tensors, modules and functions there are, and how many bytes in the tensors."""
     gc.collect()
-    objects = gc.get_objects()
-    tensors = {x.data_ptr(): x.untyped_storage().nbytes() for x in objects if type(x) in (Tensor, nn.Parameter)}
+    objects = [x for x in gc.get_objects() if issubclass(type(x), Tensor | nn.Module | types.FunctionType)]
+    tensors = {x.data_ptr(): x.untyped_storage().nbytes() for x in objects if issubclass(type(x), Tensor)}
     return len(objects), sum(tensors.values())
 
 
@@ -350,7 +351,7 @@ def test_ten_calls_leave_nothing_behind(name: str) -> None:
         explain(method, classifier, batch)
     more_objects, more_bytes = live()
     assert more_bytes <= n_bytes
-    assert more_objects - objects < 50
+    assert more_objects - objects < 10  # one for each call would be ten
 
 
 @pytest.mark.parametrize("domain", ["features", "waveform"])

@@ -38,7 +38,7 @@ def bench(suite: str | None, quick: bool, out: Path, device: str, as_json: bool)
 
     if quick == bool(suite):
         raise click.UsageError(f"Give a suite file, --quick, or a shipped suite: {', '.join(shipped_suites())}.")
-    loaded = load_suite(suite or "quick")
+    loaded = load_suite(suite or shipped_suites()["quick"])
     started = time.monotonic()
     try:
         with progress_bar(loaded.name, quiet=as_json) as progress:

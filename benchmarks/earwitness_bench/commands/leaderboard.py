@@ -30,11 +30,10 @@ def leaderboard(folder: Path, form: str, as_json: bool) -> None:
       earwitness leaderboard results --format markdown > leaderboard.md
     """
     from earwitness_bench.leaderboard import FORMATS, make_tables
-    from earwitness_bench.results import missing_cells
     from earwitness_bench.store import Store
 
-    store = Store(folder)
-    missing = missing_cells(store)
+    tables = make_tables(Store(folder))
+    missing = sum(table.missing_cells for table in tables)
     if missing:
         click.echo(f"note: {missing} cells are missing; give the same `earwitness bench` again to finish.", err=True)
-    click.echo(FORMATS["json" if as_json else form](make_tables(store)), nl=False)
+    click.echo(FORMATS["json" if as_json else form](tables), nl=False)

@@ -29,7 +29,7 @@ class OwnMask:
         """See :class:`earwitness.protocols.Metric`."""
         p, p_heard, p_rest = context.p_original, context.p_heard, context.p_rest
         faithfulness = formulas.faithfulness(p, p_rest)
-        return {
+        columns = {
             "FF": faithfulness,
             "FF_median": faithfulness,
             "AI": formulas.average_increase(p, p_heard),
@@ -40,6 +40,8 @@ class OwnMask:
             "mean_mask": context.rendering.mean_mask,
             "kept_energy": context.rendering.kept_energy,
         }
+        silent = _silent(context)
+        return {name: values.masked_fill(silent, torch.nan) for name, values in columns.items()}
 
 
 class MatchedBudget:
@@ -68,10 +70,10 @@ class MatchedBudget:
         budgeted = EnergyBudget(context.importance, scene.magnitude)
         for budget in self.budgets.tolist():
             gain = budgeted.gain(budget, self.form)
-            probabilities = scene.probabilities(gain)
+            probabilities, left = scene.split(gain)
             heard.append(context.of_target(probabilities))
             agrees.append(formulas.input_fidelity(context.original.argmax(1), probabilities.argmax(1)))
-            rest.append(context.of_target(scene.probabilities(1 - gain)))
+            rest.append(context.of_target(left))
         p, p_heard, p_rest = context.p_original, torch.stack(heard, 1), torch.stack(rest, 1)
         values = {
             "FF": formulas.faithfulness(p, p_rest),
@@ -80,7 +82,16 @@ class MatchedBudget:
             "AG": formulas.average_gain(p, p_heard),
             "Fid-In": torch.stack(agrees, 1),
         }
-        return {f"{name}@{self.form}": Curve(self.budgets, y) for name, y in values.items()}
+        silent = _silent(context)[:, None]
+        return {
+            f"{name}@{self.form}": Curve(self.budgets, y.masked_fill(silent, torch.nan)) for name, y in values.items()
+        }
+
+
+def _silent(context: Context) -> Tensor:
+    """Rows (B,) in which there is nothing to hear, and so nothing to score."""
+    waveforms = context.batch.waveforms
+    return waveforms.amax(1) == waveforms.amin(1)
 
 
 def matched_budget_soft(*, budgets: Sequence[float] = BUDGETS) -> MatchedBudget:

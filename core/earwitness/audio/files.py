@@ -25,6 +25,9 @@ from earwitness.errors import AudioError
 CLIPPED_LEVEL = 0.999
 """Absolute level from which a sample counts as clipped."""
 
+CONSTANT_RANGE = 1e-6
+"""Peak-to-peak range below which a signal is constant."""
+
 _BLOCK_S = 10.0
 _UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)  # what streaming encoders write for "until the end"
 
@@ -52,6 +55,19 @@ class Recording:
     def duration_s(self) -> float:
         """Length in seconds."""
         return self.n_frames / self.rate
+
+    def is_constant(self) -> bool:
+        """Whether all samples are equal (peak to peak below 1e-6), so that there is nothing to hear.
+
+        Asked of the samples as they are stored: resampling makes the ends of a constant ring. As a rule the first
+        block answers it.
+        """
+        low, high = np.inf, -np.inf
+        for block, _ in self._decoded():
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
+            if not high - low < CONSTANT_RANGE:  # NaN counts as not constant, and is refused where it is read
+                return False
+        return True
 
     def blocks(self, rate: int) -> Iterator[NDArray[np.float32]]:
         """Mono float32 pieces at ``rate`` Hz, in order, in constant memory.
@@ -233,7 +249,7 @@ def clipped_share(waveform: Tensor) -> float:
 
 def is_constant(waveforms: Tensor) -> Tensor:
     """Which rows (B,) of (B, T) are silent or constant (peak-to-peak below 1e-6): nothing to hear in them."""
-    return (waveforms.amax(-1) - waveforms.amin(-1)) < 1e-6
+    return (waveforms.amax(-1) - waveforms.amin(-1)) < CONSTANT_RANGE
 
 
 def _reason(error: BaseException) -> str:

@@ -231,6 +231,7 @@ class LogMel(nn.Module):
             times_s=(frames * self.stft.hop_length + peak) / self.rate,
             filters=self.filters.to("cpu", torch.float64),
             filter_frequencies_hz=bins * self.rate / self.stft.n_fft,
+            reach_s=(self.win_length + bool(self.preemphasis)) / 2 / self.rate,
         )
 
     def describe(self) -> dict[str, Any]:

@@ -22,33 +22,53 @@ from torch.nn import functional
 from earwitness.errors import ExplanationError
 from earwitness.grid import Grid
 
+_TRACE = 1e-6
+"""Weight, beside a whole of 1, of what may only decide where nothing else does."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Bridge:
-    """Weights between a coarse grid (rows x columns) and a fine one.
+    """Weights between a coarse grid (M rows, N' columns) and a fine one (F rows, N columns), all >= 0, float64.
 
-    rows: Tensor (M, F), response of coarse row m to fine row f. columns: Tensor (N', N), share of coarse column n' in
-    fine column n. Both >= 0; a column of ``columns`` sums to 1, or to 0 where the coarse map sees nothing.
+    Attributes
+    ----------
+    rows : Tensor (M, F)
+        Response of each coarse row to each fine one. No row is zero: one that hears no fine row has a trace of the
+        nearest, so that its relevance has somewhere to go.
+    averages : Tensor (M, F)
+        ``rows`` over the sum of their column, zero in columns that no row hears.
+    columns : Tensor (N', N)
+        Share of each coarse column in each fine one; a column sums to 1, or to 0 where the coarse map sees nothing.
     """
 
     rows: Tensor
+    averages: Tensor
     columns: Tensor
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _bridge(coarse: Grid, fine: Grid, device: torch.device) -> _Bridge:
     rows = coarse.response(fine.frequencies_hz)
+    total = rows.sum(0)
+    averages = torch.where(total > 0, rows / torch.where(total > 0, total, 1), 0)
+    deaf = (rows.sum(1) <= 0).nonzero().flatten()
+    distance = (coarse.frequencies_hz[deaf, None] - fine.frequencies_hz[None]).abs()
+    rows[deaf, distance.argmin(1)] = _TRACE * float(rows.max().clamp_min(_TRACE))
     columns = coarse.time_weights(fine.times_s)
-    # A band narrower than the fine grid's spacing responds to no bin at all: give it to the nearest one.
-    deaf = rows.sum(1) <= 0
-    if bool(deaf.any()):
-        distance = (coarse.frequencies_hz[:, None] - fine.frequencies_hz[None]).abs()
-        rows[deaf] = functional.one_hot(distance.argmin(1), rows.shape[1]).to(rows)[deaf]
-    lost = columns.sum(1) <= 0
-    if bool(lost.any()):
-        distance = (coarse.times_s[:, None] - fine.times_s[None]).abs()
-        columns[lost] = functional.one_hot(distance.argmin(1), columns.shape[1]).to(columns)[lost]
-    return _Bridge(rows.float().to(device), columns.float().to(device))
+    if not bool(columns.any()):
+        (start, end), (fine_start, fine_end) = ((float(g.times_s[0]), float(g.times_s[-1])) for g in (coarse, fine))
+        raise ExplanationError(
+            f"The map lasts from {start:g} s to {end:g} s and the STFT from {fine_start:g} s to {fine_end:g} s: they "
+            "share no moment. Are both axes in seconds?"
+        )
+    return _Bridge(rows.to(device), averages.to(device), columns.to(device))
+
+
+def _weight(magnitude: Tensor) -> Tensor:
+    """Magnitude with a trace of uniform weight, which decides only in cells where the recording is silent."""
+    magnitude = magnitude.double()
+    highest = magnitude.amax((1, 2), keepdim=True)
+    return magnitude + torch.where(highest > 0, _TRACE * highest, 1)
 
 
 def lift_mask(mask: Tensor, coarse: Grid, fine: Grid) -> Tensor:
@@ -64,12 +84,15 @@ def lift_mask(mask: Tensor, coarse: Grid, fine: Grid) -> Tensor:
     -------
     Tensor (B, F, N), float32
         In the range of ``mask``; 0 where no filter or frame of ``coarse`` sees anything.
+
+    Raises
+    ------
+    ExplanationError
+        ``mask`` does not lie on ``coarse``.
     """
-    _check(mask, coarse)
+    _check("mask", mask, coarse)
     bridge = _bridge(coarse, fine, mask.device)
-    audible = bridge.rows.sum(0)
-    weights = bridge.rows / audible.clamp_min(1e-30) * (audible > 1e-12)
-    return weights.T @ (mask @ bridge.columns)
+    return bridge.averages.T.to(mask) @ (mask @ bridge.columns.to(mask))
 
 
 def lower_mask(mask: Tensor, fine: Grid, coarse: Grid, magnitude: Tensor) -> Tensor:
@@ -84,13 +107,19 @@ def lower_mask(mask: Tensor, fine: Grid, coarse: Grid, magnitude: Tensor) -> Ten
     Returns
     -------
     Tensor (B, M, N'), float32
-        A constant stays that constant.
+        In the range of ``mask``: a constant stays that constant.
+
+    Raises
+    ------
+    ExplanationError
+        ``mask`` or ``magnitude`` does not lie on ``fine``.
     """
-    _check(mask, fine)
+    _check("mask", mask, fine)
+    _check("magnitude", magnitude, fine)
     bridge = _bridge(coarse, fine, mask.device)
-    # A trace of uniform weight decides only in cells where the recording is silent.
-    weight = magnitude + 1e-6 * magnitude.amax((1, 2), keepdim=True) + 1e-12
-    return (bridge.rows @ (mask * weight) @ bridge.columns.T) / (bridge.rows @ weight @ bridge.columns.T)
+    weight = _weight(magnitude)
+    lowered = (bridge.rows @ (mask * weight) @ bridge.columns.T) / (bridge.rows @ weight @ bridge.columns.T)
+    return lowered.to(mask.dtype)
 
 
 def lift_relevance(relevance: Tensor, coarse: Grid, fine: Grid, magnitude: Tensor) -> Tensor:
@@ -108,13 +137,18 @@ def lift_relevance(relevance: Tensor, coarse: Grid, fine: Grid, magnitude: Tenso
     -------
     Tensor (B, F, N), float32
         Its sum is that of ``relevance`` (to float32 rounding).
+
+    Raises
+    ------
+    ExplanationError
+        ``relevance`` does not lie on ``coarse``, or ``magnitude`` on ``fine``.
     """
-    _check(relevance, coarse)
+    _check("relevance map", relevance, coarse)
+    _check("magnitude", magnitude, fine)
     bridge = _bridge(coarse, fine, relevance.device)
-    weight = magnitude.double() + 1e-6 * magnitude.double().amax((1, 2), keepdim=True) + 1e-12
-    rows, columns = bridge.rows.double(), bridge.columns.double()
-    share = relevance.double() / (rows @ weight @ columns.T)
-    return (weight * (rows.T @ share @ columns)).float()
+    weight = _weight(magnitude)
+    share = relevance.double() / (bridge.rows @ weight @ bridge.columns.T)
+    return (weight * (bridge.rows.T @ share @ bridge.columns)).to(relevance.dtype)
 
 
 def lower_relevance(relevance: Tensor, fine: Grid, coarse: Grid) -> Tensor:
@@ -130,12 +164,15 @@ def lower_relevance(relevance: Tensor, fine: Grid, coarse: Grid) -> Tensor:
     -------
     Tensor (B, M, N'), float32
         Its sum is that of ``relevance`` on the bins and frames that the features can hear.
+
+    Raises
+    ------
+    ExplanationError
+        ``relevance`` does not lie on ``fine``.
     """
-    _check(relevance, fine)
+    _check("relevance map", relevance, fine)
     bridge = _bridge(coarse, fine, relevance.device)
-    audible = bridge.rows.sum(0)
-    rows = bridge.rows / audible.clamp_min(1e-30) * (audible > 1e-12)
-    return rows @ relevance @ bridge.columns.T
+    return (bridge.averages @ relevance.double() @ bridge.columns.T).to(relevance.dtype)
 
 
 def frame_relevance(relevance: Tensor, hop_length: int, n_frames: int) -> Tensor:
@@ -150,11 +187,11 @@ def frame_relevance(relevance: Tensor, hop_length: int, n_frames: int) -> Tensor
     Returns
     -------
     Tensor (B, N), float32
-        Each sample is shared between its two nearest frame centres; the sum stays what it was.
+        Each sample is shared between its two nearest frame centres, those past the last centre go to the last frame;
+        the sum stays what it was.
     """
-    ramp = (
-        1 - torch.arange(-hop_length + 1, hop_length, device=relevance.device, dtype=relevance.dtype).abs() / hop_length
-    )
+    distance = torch.arange(-hop_length + 1, hop_length, device=relevance.device, dtype=relevance.dtype).abs()
+    ramp = 1 - distance / hop_length
     right = max(0, n_frames * hop_length + hop_length - relevance.shape[1])
     padded = functional.pad(relevance, (hop_length - 1, right))
     frames = functional.conv1d(padded[:, None], ramp[None, None], stride=hop_length)[:, 0]
@@ -170,9 +207,9 @@ def frame_mask(mask: Tensor, hop_length: int, n_frames: int) -> Tensor:
     return frame_relevance(mask, hop_length, n_frames) / frame_relevance(ones, hop_length, n_frames)
 
 
-def _check(values: Tensor, grid: Grid) -> None:
+def _check(what: str, values: Tensor, grid: Grid) -> None:
     if values.ndim != 3 or tuple(values.shape[1:]) != grid.shape:
         raise ExplanationError(
-            f"A map of shape {tuple(values.shape)} does not lie on a grid of {grid.shape[0]} rows (frequency) and "
+            f"A {what} of shape {tuple(values.shape)} does not lie on a grid of {grid.shape[0]} rows (frequency) and "
             f"{grid.shape[1]} columns (time). Frequency comes before time; are the axes swapped?"
         )

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from earwitness.explanation import Scale
 
+_INAUDIBLE = 1e-12
+"""Magnitude up to which the two scales are the same to float32's last bit, and 0 / 0 is near."""
+
 
 def mask_to_gain(mask: Tensor, magnitude: Tensor, scale: Scale) -> Tensor:
     """The factor by which a mask changes each bin's magnitude.
@@ -30,16 +33,16 @@ def mask_to_gain(mask: Tensor, magnitude: Tensor, scale: Scale) -> Tensor:
     """
     if scale == "magnitude":
         return mask
-    gain = torch.expm1(mask * torch.log1p(magnitude)) / magnitude.clamp_min(1e-30)
-    return torch.where(magnitude > 1e-12, gain, mask)
+    gain = torch.expm1(mask * torch.log1p(magnitude)) / magnitude.clamp_min(_INAUDIBLE)
+    return torch.where(magnitude > _INAUDIBLE, gain.clamp_max(1), mask)
 
 
 def gain_to_mask(gain: Tensor, magnitude: Tensor, scale: Scale) -> Tensor:
-    """The mask that has this gain; the inverse of :func:`mask_to_gain`, same shapes."""
+    """The mask that has this gain; the inverse of :func:`mask_to_gain`, same shapes and ranges."""
     if scale == "magnitude":
         return gain
-    mask = torch.log1p(gain * magnitude) / torch.log1p(magnitude).clamp_min(1e-30)
-    return torch.where(magnitude > 1e-12, mask, gain)
+    mask = torch.log1p(gain * magnitude) / torch.log1p(magnitude).clamp_min(_INAUDIBLE)
+    return torch.where(magnitude > _INAUDIBLE, mask.clamp_max(1), gain)
 
 
 def rest_gain(gain: Tensor, magnitude: Tensor, scale: Scale) -> Tensor:
@@ -75,7 +78,7 @@ def match_loudness(waveforms: Tensor, reference: Tensor, *, peak: float = 1.0) -
     Returns
     -------
     Tensor (B, T), float32
-        A silent row stays silent (there is nothing to amplify).
+        A silent row (level below 1e-8, -160 dB) stays as it is: there is nothing to amplify.
     """
     level = waveforms.square().mean(1, keepdim=True).sqrt()
     wanted = reference.square().mean(1, keepdim=True).sqrt()

@@ -10,9 +10,11 @@ A rule is written as text, in suites and on the command line: ``normalise``, ``q
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import MISSING, astuple, dataclass, fields
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,93 +24,108 @@ from earwitness.audio.budget import WarpForm
 from earwitness.errors import ConfigurationError, nearest
 
 
-@dataclass(frozen=True)
-class Normalise:
-    """Positive part divided by its maximum. A map without positive values gives an empty mask."""
+class _Named:
+    """A rule as text: its name and its parameters, as :func:`parse_rule` reads them."""
+
+    name: ClassVar[str]
 
     def __str__(self) -> str:
-        return "normalise"
-
-    def __call__(self, relevance: Tensor) -> Tensor:
-        """Tensor (B, ...) -> mask (B, ...) in [0, 1]."""
-        positive = relevance.clamp_min(0)
-        highest = positive.flatten(1).amax(1).reshape(-1, *[1] * (relevance.ndim - 1))
-        return torch.where(highest > 0, positive / highest.clamp_min(torch.finfo(positive.dtype).tiny), 0.0)
+        arguments = ",".join(_text(value) for value in astuple(self))  # type: ignore[call-overload]
+        return f"{self.name}({arguments})" if arguments else self.name
 
 
 @dataclass(frozen=True)
-class Quantile:
-    """Keep the cells above quantile ``q`` of the map (and only positive ones)."""
+class Normalise(_Named):
+    """Positive part divided by its maximum. A map without positive values gives an empty mask."""
+
+    name: ClassVar[str] = "normalise"
+
+    def __call__(self, relevance: Tensor) -> Tensor:
+        """Tensor (B, ...) -> mask (B, ...), in [0, 1]."""
+        positive = relevance.clamp_min(0)
+        highest = positive.flatten(1).amax(1).reshape(-1, *[1] * (relevance.ndim - 1))
+        return positive / torch.where(highest > 0, highest, 1)
+
+
+@dataclass(frozen=True)
+class Quantile(_Named):
+    """Keep the cells above quantile ``q`` of the map (and only positive ones).
+
+    The quantile is that of ``numpy.quantile``; cells equal to it are left out, so a constant map gives an empty mask.
+    """
 
     q: float
 
-    def __post_init__(self) -> None:
-        _check_share("quantile", self.q)
+    name: ClassVar[str] = "quantile"
 
-    def __str__(self) -> str:
-        return f"quantile({self.q:g})"
+    def __post_init__(self) -> None:
+        _check_share(self.name, self.q)
 
     def __call__(self, relevance: Tensor) -> Tensor:
         """Tensor (B, ...) -> binary mask (B, ...)."""
         flat = relevance.flatten(1)
-        rank = max(1, round(self.q * flat.shape[1]))
-        threshold = flat.kthvalue(rank, dim=1, keepdim=True).values
+        # Above the quantile, which lies between two neighbours in rank, is above the lower one of them.
+        below = math.floor(self.q * (flat.shape[1] - 1) + 1e-9)
+        threshold = flat.kthvalue(below + 1, dim=1, keepdim=True).values
         return ((flat > threshold) & (flat > 0)).to(relevance.dtype).reshape(relevance.shape)
 
 
 @dataclass(frozen=True)
-class RelevanceShare:
-    """Keep the smallest set of cells that holds share ``p`` of the positive relevance."""
+class RelevanceShare(_Named):
+    """Keep the smallest set of cells that holds share ``p`` of the positive relevance.
+
+    Of equal cells at the edge, those of lower frequency, then of earlier time, are taken first.
+    """
 
     p: float
 
-    def __post_init__(self) -> None:
-        _check_share("relevance_share", self.p)
+    name: ClassVar[str] = "relevance_share"
 
-    def __str__(self) -> str:
-        return f"relevance_share({self.p:g})"
+    def __post_init__(self) -> None:
+        _check_share(self.name, self.p)
 
     def __call__(self, relevance: Tensor) -> Tensor:
         """Tensor (B, ...) -> binary mask (B, ...)."""
         flat = relevance.flatten(1).clamp_min(0)
         values, order = flat.double().sort(dim=1, descending=True, stable=True)
-        before = values.cumsum(1) - values
-        kept = (before < self.p * values.sum(1, keepdim=True)) & (values > 0)
+        held = values.cumsum(1)
+        before = functional.pad(held[:, :-1], (1, 0))
+        # A hair's breadth, so that 0.07 of 100 equal cells are 7 of them, though 0.07 * 100 > 7 in floating point.
+        kept = before < self.p * held[:, -1:] * (1 - 1e-12)
         mask = torch.zeros_like(flat).scatter_(1, order, kept.to(flat.dtype))
         return mask.reshape(relevance.shape)
 
 
 @dataclass(frozen=True)
-class PercentileBlur:
+class PercentileBlur(_Named):
     """The DRSA thesis' rule (§3.4.2): keep positive values above a percentile, blur with a 5 x 5 Gaussian, normalise.
 
-    The thesis matches the loudness afterwards and leaves the scale open; we divide by the maximum.
+    As in its code, the percentile is that of the positive part, the Gaussian has a standard deviation of one cell, and
+    the map is mirrored at its edges. The thesis matches the loudness afterwards and leaves the scale open; we divide
+    by the maximum. A map over samples is blurred along its one axis.
     """
 
     percentile: float = 90.0
 
-    def __post_init__(self) -> None:
-        _check_share("percentile_blur", self.percentile / 100)
+    name: ClassVar[str] = "percentile_blur"
 
-    def __str__(self) -> str:
-        return f"percentile_blur({self.percentile:g})"
+    def __post_init__(self) -> None:
+        if not _is_number(self.percentile) or not 0 < self.percentile < 100:
+            raise ConfigurationError(
+                f"{self.name} takes a percentile between 0 and 100 (both excluded), got {self.percentile!r}."
+            )
 
     def __call__(self, relevance: Tensor) -> Tensor:
         """Tensor (B, F, N) or (B, T) -> mask of the same shape, in [0, 1]."""
         positive = relevance.clamp_min(0)
-        kept = positive * Quantile(self.percentile / 100)(positive)
-        taps = torch.exp(-(torch.arange(-2, 3, device=relevance.device, dtype=relevance.dtype) ** 2) / 2)
-        taps = taps / taps.sum()
-        if relevance.ndim == 2:
-            kept = functional.conv1d(functional.pad(kept[:, None], (2, 2), "replicate"), taps[None, None])[:, 0]
-        else:
-            kernel = torch.outer(taps, taps)[None, None]
-            kept = functional.conv2d(functional.pad(kept[:, None], (2, 2, 2, 2), "replicate"), kernel)[:, 0]
-        return Normalise()(kept)
+        blurred = positive * Quantile(self.percentile / 100)(positive)
+        for axis in range(1, relevance.ndim):
+            blurred = _blurred(blurred, axis)
+        return Normalise()(blurred)
 
 
 @dataclass(frozen=True)
-class Energy:
+class Energy(_Named):
     """Keep share ``p`` of the *signal* energy, the same budget for every method.
 
     ``soft`` warps a map M in [0, 1] by a power, M ** g, until the gain keeps exactly p; ``hard`` keeps the top bins
@@ -118,23 +135,18 @@ class Energy:
     p: float
     form: WarpForm = "soft"
 
-    def __post_init__(self) -> None:
-        _check_share("energy", self.p)
-        if self.form not in ("soft", "hard"):
-            raise ConfigurationError(f"energy takes 'soft' or 'hard', got {self.form!r}.")
+    name: ClassVar[str] = "energy"
 
-    def __str__(self) -> str:
-        return f"energy({self.p:g},{self.form})"
+    def __post_init__(self) -> None:
+        _check_share(self.name, self.p)
+        if self.form not in ("soft", "hard"):
+            raise ConfigurationError(f"{self.name} takes 'soft' or 'hard', got {self.form!r}.")
 
 
 Rule = Normalise | Quantile | RelevanceShare | PercentileBlur | Energy
 
 _RULES: dict[str, type[Rule]] = {
-    "normalise": Normalise,
-    "quantile": Quantile,
-    "relevance_share": RelevanceShare,
-    "percentile_blur": PercentileBlur,
-    "energy": Energy,
+    rule.name: rule for rule in (Normalise, Quantile, RelevanceShare, PercentileBlur, Energy)
 }
 
 
@@ -146,17 +158,53 @@ def parse_rule(text: str) -> Rule:
     ConfigurationError
         Unknown rule or wrong arguments.
     """
-    match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^)]*)\))?\s*", text)
-    if not match or match[1] not in _RULES:
-        raise ConfigurationError(f"There is no rule {text!r}. {nearest(match[1] if match else text, _RULES)}")
-    words = [word.strip() for word in (match[2] or "").split(",") if word.strip()]
+    match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)
+    if not match:
+        raise ConfigurationError(
+            f"{text!r} is not a rule. Write for example 'normalise', 'quantile(0.9)' or 'energy(0.3,hard)'."
+        )
+    if match[1] not in _RULES:
+        raise ConfigurationError(f"There is no rule {text!r}. {nearest(match[1], _RULES)}")
+    rule = _RULES[match[1]]
+    words = [word.strip() for word in match[2].split(",")] if (match[2] or "").strip() else []
+    parameters = fields(rule)
+    n_required = sum(parameter.default is MISSING for parameter in parameters)
+    if not n_required <= len(words) <= len(parameters):
+        signature = ", ".join(p.name if p.default is MISSING else f"{p.name}={p.default}" for p in parameters)
+        raise ConfigurationError(
+            f"The rule {text!r} has {len(words)} arguments; it is written {rule.name}"
+            + (f"({signature})." if signature else ", without any.")
+        )
+    make: Callable[..., Rule] = rule
+    return make(*map(_value, words))
+
+
+def _value(word: str) -> float | str:
     try:
-        arguments: list[Any] = [float(word) if word.replace(".", "", 1).isdigit() else word for word in words]
-        return _RULES[match[1]](*arguments)
-    except TypeError as error:
-        raise ConfigurationError(f"The rule {text!r} has the wrong arguments: {error}.") from error
+        return float(word)
+    except ValueError:
+        return word
 
 
-def _check_share(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or not 0 < value < 1:
+def _text(value: float | str) -> str:
+    """The shortest text that is read as the same value."""
+    return value if isinstance(value, str) else repr(float(value)).removesuffix(".0")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_share(name: str, value: float) -> None:
+    if not _is_number(value) or not 0 < value < 1:
         raise ConfigurationError(f"{name} takes a share between 0 and 1 (both excluded), got {value!r}.")
+
+
+def _blurred(maps: Tensor, axis: int) -> Tensor:
+    """Convolve along an axis with a Gaussian of 5 taps and a standard deviation of 1; mirrored at the edges."""
+    length = maps.shape[axis]
+    period = max(1, 2 * (length - 1))
+    places = torch.arange(-2, length + 2, device=maps.device) % period
+    mirrored = maps.index_select(axis, torch.minimum(places, period - places))
+    taps = torch.exp(-torch.arange(-2, 3, dtype=maps.dtype, device=maps.device).square() / 2)
+    return mirrored.unfold(axis, 5, 1) @ (taps / taps.sum())

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from earwitness.errors import AudioError, ConfigurationError
 from earwitness.grid import Grid
@@ -27,7 +28,7 @@ class ListeningSTFT:
     rate : int
         Sampling rate in Hz.
     n_fft : int
-        Frame length in samples, also the window's length.
+        Frame length in samples, even; also the window's length.
     hop_length : int
         Samples between frames. The Hann window must overlap-add without a gap (at most ``n_fft // 2``).
 
@@ -42,8 +43,8 @@ class ListeningSTFT:
     hop_length: int
 
     def __post_init__(self) -> None:
-        if self.rate <= 0 or self.n_fft < 4:
-            raise ConfigurationError(f"A listening STFT needs rate > 0 and n_fft >= 4, got {self}.")
+        if self.rate <= 0 or self.n_fft < 4 or self.n_fft % 2:
+            raise ConfigurationError(f"A listening STFT needs rate > 0 and an even n_fft of 4 or more, got {self}.")
         if not 0 < self.hop_length <= self.n_fft // 2:
             raise ConfigurationError(
                 f"hop_length {self.hop_length} does not invert with a Hann window of {self.n_fft} samples. "
@@ -53,7 +54,7 @@ class ListeningSTFT:
     @classmethod
     def for_rate(cls, rate: int) -> ListeningSTFT:
         """The default for a sampling rate in Hz: frames of about 40 ms (a power of two), three quarters overlapping."""
-        n_fft = 2 ** round(math.log2(0.04 * rate))
+        n_fft = 2 ** round(math.log2(max(4, 0.04 * rate)))
         return cls(rate=rate, n_fft=n_fft, hop_length=n_fft // 4)
 
     @property
@@ -62,15 +63,18 @@ class ListeningSTFT:
         return self.n_fft // 2 + 1
 
     def n_frames(self, n_samples: int) -> int:
-        """N, the number of frames of a waveform of ``n_samples``."""
-        return 1 + n_samples // self.hop_length
+        """N, the number of frames of a waveform of ``n_samples``: one each hop, from sample 0 on.
+
+        No sample lies further than a quarter of a window from a frame's centre. Where a hop longer than that would
+        leave the end of the waveform under the thin tail of one window, there is one more frame, past the end: dividing
+        by that tail would not come back to 1e-5, and would turn a masked frame into a loud click.
+        """
+        whole, beyond = divmod(n_samples, self.hop_length)
+        return 1 + whole + (beyond > self.n_fft // 4)
 
     def grid(self, n_samples: int) -> Grid:
-        """Bin frequencies in Hz and frame centres in seconds."""
-        return Grid(
-            frequencies_hz=torch.arange(self.n_bins, dtype=torch.float64) * self.rate / self.n_fft,
-            times_s=torch.arange(self.n_frames(n_samples), dtype=torch.float64) * self.hop_length / self.rate,
-        )
+        """Bin frequencies in Hz and frame centres in seconds; the same object each time."""
+        return _grid(self, n_samples)
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Analyse.
@@ -91,14 +95,16 @@ class ListeningSTFT:
         """
         if waveforms.ndim != 2:
             raise AudioError(f"Expected waveforms of shape (B, T), got {tuple(waveforms.shape)}.")
-        if waveforms.shape[1] < self.n_fft:
-            given, frame = (1000 * n_samples / self.rate for n_samples in (waveforms.shape[1], self.n_fft))
+        n_samples = waveforms.shape[1]
+        if n_samples < self.n_fft:
+            given, frame = 1000 * n_samples / self.rate, 1000 * self.n_fft / self.rate
             raise AudioError(
-                f"The recording has {waveforms.shape[1]} samples ({given:.0f} ms), less than one frame of the listening "
+                f"The recording has {n_samples} samples ({given:.0f} ms), less than one frame of the listening "
                 f"STFT ({self.n_fft} samples, {frame:.0f} ms at {self.rate} Hz). Give a longer recording."
             )
+        last_centre = (self.n_frames(n_samples) - 1) * self.hop_length
         return torch.stft(
-            waveforms,
+            functional.pad(waveforms, (0, max(0, last_centre - n_samples))),
             self.n_fft,
             self.hop_length,
             window=self._window(waveforms),
@@ -120,7 +126,18 @@ class ListeningSTFT:
         -------
         Tensor (B, T), float32
             ``inverse(forward(x), T)`` is ``x`` to 1e-5 of its peak.
+
+        Raises
+        ------
+        AudioError
+            The spectrum is not that of a waveform of ``n_samples``.
         """
+        expected = (self.n_bins, self.n_frames(n_samples))
+        if spectrum.ndim != 3 or tuple(spectrum.shape[1:]) != expected:
+            raise AudioError(
+                f"The spectrum of {n_samples} samples has shape (B, {expected[0]}, {expected[1]}), "
+                f"got {tuple(spectrum.shape)}."
+            )
         return torch.istft(
             spectrum,
             self.n_fft,
@@ -132,6 +149,14 @@ class ListeningSTFT:
 
     def _window(self, like: Tensor) -> Tensor:
         return _hann(self.n_fft, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=32)
+def _grid(stft: ListeningSTFT, n_samples: int) -> Grid:
+    return Grid(
+        frequencies_hz=torch.arange(stft.n_bins, dtype=torch.float64) * stft.rate / stft.n_fft,
+        times_s=torch.arange(stft.n_frames(n_samples), dtype=torch.float64) * stft.hop_length / stft.rate,
+    )
 
 
 @functools.lru_cache(maxsize=32)

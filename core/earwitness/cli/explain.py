@@ -32,7 +32,7 @@ from earwitness.cli.progress import progress_bar
 @click.option("--label", metavar="NAME", help="Explain this class instead of the classifier's decision.")
 @click.option(
     "--rule",
-    default="normalise",
+    default="energy(0.3)",
     show_default=True,
     help="From relevance to a mask: normalise, quantile(q), relevance_share(p), energy(p), energy(p,hard), "
     "percentile_blur(p).",

@@ -74,6 +74,6 @@ class _Forward(nn.Module):
 
 def check_domain(domain: str) -> InputDomain:
     """The domain itself, or a ConfigurationError."""
-    if domain == "features" or domain == "waveform":  # noqa: PLR1714 - mypy narrows by equality
-        return domain
-    raise ConfigurationError(f"domain must be 'features' or 'waveform', got {domain!r}.")
+    if domain not in ("features", "waveform"):
+        raise ConfigurationError(f"domain must be 'features' or 'waveform', got {domain!r}.")
+    return domain  # type: ignore[return-value]

@@ -1,0 +1,168 @@
+"""Suite files: what is valid, and what is said of what is not."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from earwitness.errors import ConfigurationError
+from earwitness.parameters import resolved_parameters
+from earwitness.registry import registry
+from earwitness_bench.suite import load_suite, parse_suite, shipped_suites
+
+VALID: dict[str, Any] = {
+    "name": "mine",
+    "arenas": [{"dataset": {"name": "toy", "parameters": {"clips": 4}}, "classifier": {"name": "toy-cnn"}}],
+    "explainers": [{"name": "saliency"}, {"name": "class-mean", "fit": {"name": "toy"}}],
+    "metrics": [{"name": "own-mask"}],
+}
+
+
+def changed(*path: Any, value: Any) -> dict[str, Any]:
+    document = copy.deepcopy(VALID)
+    place: Any = document
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return document
+
+
+def complaint(document: dict[str, Any]) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_suite(document, "mine.toml")
+    return str(caught.value)
+
+
+def test_a_valid_suite_has_the_defaults_of_its_documentation() -> None:
+    suite = parse_suite(VALID)
+    assert (suite.seed, suite.chunk_size, suite.target, suite.route, suite.rule) == (
+        0, 8, "predicted", "waveform", "normalise",
+    )  # fmt: skip
+    assert suite.controls
+    assert suite.arenas[0].title == "toy-cnn on toy"
+
+
+def test_a_title_tells_the_parameters_unless_there_is_a_label() -> None:
+    entries = [{"name": "saliency", "parameters": {"domain": "waveform"}}, {"name": "saliency", "label": "plain"}]
+    titles = [entry.title for entry in parse_suite(changed("explainers", value=entries)).explainers]
+    assert titles == ["saliency (domain=waveform)", "plain"]
+
+
+@pytest.mark.parametrize(
+    ("path", "typo", "meant"),
+    [
+        ((), "chunk_sise", "chunk_size"),
+        ((), "explainer", "explainers"),
+        (("arenas", 0), "datset", "dataset"),
+        (("arenas", 0), "clip", "clips"),
+        (("arenas", 0, "dataset"), "parameter", "parameters"),
+        (("arenas", 0, "classifier"), "nam", "name"),
+        (("explainers", 0), "lable", "label"),
+        (("explainers", 1, "fit"), "paramters", "parameters"),
+        (("metrics", 0), "nane", "name"),
+    ],
+)
+def test_a_typo_names_the_nearest_valid_key_at_every_level(path: tuple[Any, ...], typo: str, meant: str) -> None:
+    text = complaint(changed(*path, typo, value=1))
+    assert text.startswith("mine.toml: ")
+    assert f"unknown key '{'.'.join(map(str, (*path, typo)))}'. Did you mean '{meant}'?" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("seed",), "0"),
+        (("seed",), True),
+        (("chunk_size",), 0),
+        (("chunk_size",), 2.0),
+        (("threads",), -1),
+        (("target",), "true"),
+        (("route",), "wave"),
+        (("scale",), 1),
+        (("controls",), "yes"),
+        (("map_cap_mb",), float("inf")),
+        (("map_cap_mb",), -1),
+        (("arenas",), []),
+        (("arenas", 0, "clips"), 0),
+        (("arenas", 0, "dataset"), "toy"),
+        (("arenas", 0, "dataset", "name"), ""),
+        (("metrics", 0, "parameters"), {"budgets": [float("nan")]}),
+        (("explainers", 0, "parameters"), [1]),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_place(path: tuple[Any, ...], value: Any) -> None:
+    assert f"'{'.'.join(map(str, path))}'" in complaint(changed(*path, value=value))
+
+
+def test_all_that_is_missing_is_named_at_once() -> None:
+    text = complaint({"name": "mine", "explainer": []})
+    for missing in ("arenas", "explainers", "metrics"):
+        assert f"'{missing}' is missing" in text
+
+
+def test_an_unknown_rule_is_an_error_of_the_suite_that_names_the_nearest() -> None:
+    text = complaint(changed("rule", value="quantil(0.9)"))
+    assert text.startswith("mine.toml: 'rule': ")
+    assert "quantile" in text
+
+
+def test_a_rule_is_kept_in_its_canonical_form() -> None:
+    assert parse_suite(changed("rule", value=" energy( 0.3 ) ")).rule == "energy(0.3,soft)"
+
+
+@pytest.mark.parametrize("what", ["arenas", "explainers", "metrics"])
+def test_what_would_stand_twice_in_a_table_is_refused(what: str) -> None:
+    text = complaint(changed(what, value=[VALID[what][0]] * 2))
+    assert f"two {what} have the same name" in text
+    assert "got" not in text  # the whole document is no answer
+
+
+def test_labels_settle_equal_titles() -> None:
+    entries = [{"name": "saliency"}, {"name": "saliency", "label": "again"}]
+    assert len(parse_suite(changed("explainers", value=entries)).explainers) == 2
+
+
+def test_an_unknown_suite_lists_the_shipped_ones() -> None:
+    with pytest.raises(ConfigurationError, match="esc10, mixtures, quick") as caught:
+        load_suite("quik")
+    assert "quik" in str(caught.value)
+
+
+def test_a_folder_of_that_name_does_not_hide_a_shipped_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quick").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_suite("quick").name == "quick"
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"[[arenas]\n"])
+def test_what_is_not_toml_is_said_to_be(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"odd\.toml is not valid TOML"):
+        load_suite(path)
+
+
+def test_a_folder_is_no_suite(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="There is no suite file"):
+        load_suite(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_suites()))
+def test_every_shipped_suite_names_only_what_exists(name: str) -> None:
+    suite, plugins = load_suite(name), registry()
+    assert suite.name == name
+    assert suite.summary
+    for arena in suite.arenas:
+        resolved_parameters(plugins.dataset(arena.dataset.name).spec, arena.dataset.parameters)
+        resolved_parameters(plugins.classifier(arena.classifier.name).spec, arena.classifier.parameters)
+    for entry in suite.explainers:
+        spec = plugins.explainer(entry.name).spec
+        resolved_parameters(spec, entry.parameters)
+        assert ("fit" in spec.needs) == (entry.fit is not None)
+        if entry.fit:
+            resolved_parameters(plugins.dataset(entry.fit.name).spec, entry.fit.parameters)
+    for metric in suite.metrics:
+        resolved_parameters(plugins.metric(metric.name).spec, metric.parameters)
