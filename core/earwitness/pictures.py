@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -54,11 +55,12 @@ def draw_explanation(
     peak = max(float(recording.max()), 1e-20)
     for axis, power, name in ((axes[0], recording, "recording"), (axes[2], heard, "what is heard")):
         level = 10 * np.log10(np.maximum(power.numpy() / peak, 1e-20))
-        image = _show(axis, level, frequencies_hz, duration_s, "magma", (-RANGE_DB, 0.0))
+        image = _show(axis, level, frequencies_hz, duration_s, "magma", Normalize(-RANGE_DB, 0.0))
         axis.set_title(name, loc="left", fontsize=10)
         figure.colorbar(image, ax=axis, label="dB", pad=0.01)
     shown = relevance.numpy()
-    image = _show(axes[1], shown, frequencies_hz, duration_s, "viridis", (0.0, max(float(shown.max()), 1e-12)))
+    norm = PowerNorm(0.5, 0.0, max(float(shown.max()), 1e-12))  # quiet relevance stays visible beside the loudest
+    image = _show(axes[1], shown, frequencies_hz, duration_s, "viridis", norm)
     axes[1].set_title("relevance", loc="left", fontsize=10)
     figure.colorbar(image, ax=axes[1], label="share of the maximum", pad=0.01)
     axes[2].set_xlabel("time in s")
@@ -76,7 +78,7 @@ def _show(
     frequencies_hz: Tensor,
     duration_s: float,
     colours: str,
-    limits: tuple[float, float],
+    norm: Normalize,
 ) -> QuadMesh:
     """Draw a map on a logarithmic frequency axis that begins at 50 Hz."""
     low = max(50.0, float(frequencies_hz[1]))
@@ -88,8 +90,7 @@ def _show(
         np.geomspace(low, high, 257),
         values[index],
         cmap=colours,
-        vmin=limits[0],
-        vmax=limits[1],
+        norm=norm,
         rasterized=True,
     )
     axis.set_yscale("log")

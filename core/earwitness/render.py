@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from earwitness.audio.budget import EnergyBudget
-from earwitness.audio.lifting import frame_mask, frame_relevance, lift_mask, lift_relevance
+from earwitness.audio.lifting import frame_mask, frame_relevance, lift_mask, lift_relevance, share_out
 from earwitness.audio.masking import kept_energy, mask_to_gain, rest_gain
 from earwitness.audio.rules import Energy, Normalise, Rule
 from earwitness.audio.stft import ListeningSTFT
@@ -17,6 +17,7 @@ from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
 from earwitness.errors import ExplanationError
 from earwitness.explanation import Domain, Explanation, Route, Scale
+from earwitness.grid import Grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,8 @@ class Scene:
         """What the classifier says, (B, C), to a gain (B, F, N), on the route; ``None`` is the whole recording."""
         spectrum = self.spectrum if gain is None else gain * self.spectrum
         if self.route == "spectrogram":
-            features = self.classifier.front_end.from_stft(spectrum)
+            coarse = self._feature_grid()  # the listening STFT may have one more frame, past the end
+            features = self.classifier.front_end.from_stft(spectrum[:, :, : coarse.shape[1]])
             return self.classifier.probabilities_of(self.classifier.logits_of_features(features))
         return self.classifier.probabilities(self.listening.inverse(spectrum, self.n_samples))
 
@@ -101,19 +103,21 @@ class Scene:
         return self.classifier.probabilities(heard), self.classifier.probabilities(self.batch.waveforms - heard)
 
     def lift(self, values: Tensor, domain: Domain) -> Tensor:
-        """A mask-like map in any domain -> (B, F, N), by averaging (see ``lift_mask``)."""
+        """A mask-like map in any domain -> (B, F, N), by averaging (see ``lift_mask``).
+
+        Raises
+        ------
+        ExplanationError
+            The map does not lie on the domain's grid, or the classifier has no such domain.
+        """
+        self._check_rows(values)
         if domain == "features":
-            coarse = self.classifier.feature_grid(self.n_samples)
-            if coarse is None:
-                raise ExplanationError(f"{self.classifier.name} has no feature map; answer in 'waveform' or 'stft'.")
-            return lift_mask(values, coarse, self.listening.grid(self.n_samples))
+            return lift_mask(values, self._feature_grid(), self.listening.grid(self.n_samples))
         if domain == "waveform":
+            self._check_shape("map over samples", values, self.batch.waveforms)
             frames = frame_mask(values, self.listening.hop_length, self.magnitude.shape[2])
             return frames[:, None].expand_as(self.magnitude)
-        if values.shape != self.magnitude.shape:
-            raise ExplanationError(
-                f"A map on the listening STFT must have shape {tuple(self.magnitude.shape)}, got {tuple(values.shape)}."
-            )
+        self._check_shape("map on the listening STFT", values, self.magnitude)
         return values
 
     def importance(self, explanation: Explanation) -> Tensor:
@@ -128,6 +132,7 @@ class Scene:
         if explanation.relevance is not None:
             return self.lift(Normalise()(explanation.relevance.values), explanation.relevance.domain)
         assert explanation.heard is not None
+        self._check_shape("heard sound", explanation.heard, self.batch.waveforms)
         return (self.listening.forward(explanation.heard).abs() / self.magnitude.clamp_min(1e-12)).clamp(0, 1)
 
     def relevance_map(self, explanation: Explanation) -> Tensor:
@@ -140,15 +145,13 @@ class Scene:
             return self.importance(explanation) * self.magnitude
         if relevance.domain == "stft":
             return self.lift(relevance.values, "stft")
-        fine = self.listening.grid(self.n_samples)
+        self._check_rows(relevance.values)
         if relevance.domain == "features":
-            coarse = self.classifier.feature_grid(self.n_samples)
-            if coarse is None:
-                raise ExplanationError(f"{self.classifier.name} has no feature map; answer in 'waveform' or 'stft'.")
-            return lift_relevance(relevance.values, coarse, fine, self.magnitude)
+            fine = self.listening.grid(self.n_samples)
+            return lift_relevance(relevance.values, self._feature_grid(), fine, self.magnitude)
+        self._check_shape("map over samples", relevance.values, self.batch.waveforms)
         frames = frame_relevance(relevance.values, self.listening.hop_length, self.magnitude.shape[2])
-        weight = self.magnitude + 1e-6 * self.magnitude.amax((1, 2), keepdim=True) + 1e-12
-        return frames[:, None] * weight / weight.sum(1, keepdim=True)
+        return share_out(frames, self.magnitude)
 
     def gain(self, explanation: Explanation, rule: Rule) -> Tensor:
         """The gain (B, F, N), in [0, 1], that a rule makes of an explanation; a method's own mask is kept as it is."""
@@ -157,6 +160,21 @@ class Scene:
         if explanation.mask is None and explanation.relevance is not None:
             return self.lift(rule(explanation.relevance.values), explanation.relevance.domain).clamp(0, 1)
         return self.importance(explanation)
+
+    def _feature_grid(self) -> Grid:
+        grid = self.classifier.feature_grid(self.n_samples)
+        if grid is None:
+            raise ExplanationError(f"{self.classifier.name} has no feature map; answer in 'waveform' or 'stft'.")
+        return grid
+
+    def _check_rows(self, values: Tensor) -> None:
+        if len(values) != len(self.batch):
+            raise ExplanationError(f"The explanation has {len(values)} rows, but the batch has {len(self.batch)}.")
+
+    @staticmethod
+    def _check_shape(what: str, values: Tensor, like: Tensor) -> None:
+        if values.shape != like.shape:
+            raise ExplanationError(f"A {what} must have shape {tuple(like.shape)}, got {tuple(values.shape)}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,19 +215,24 @@ def render(scene: Scene, explanation: Explanation, rule: Rule, scale: Scale = "m
     rule : Rule
         Makes a mask of relevance; a method's own mask is kept as it is, except under ``Energy``.
     scale : {"magnitude", "log1p"}
-        At which the mask of a rule is meant. A method's own mask has its own scale, converted exactly.
+        At which the mask that a rule makes of relevance is meant, and the complement of any gain is taken. A method's
+        own mask has its own scale, converted exactly; a sound of its own has none.
 
     Returns
     -------
     Rendering
     """
     gain = scene.gain(explanation, rule)
-    if scale == "log1p" and explanation.mask is None and not isinstance(rule, Energy):
-        gain = mask_to_gain(gain, scene.magnitude, "log1p")
-    own_scale = explanation.mask.scale if explanation.mask is not None else scale
-    rest = rest_gain(gain, scene.magnitude, own_scale)
-    keeps_own_sound = explanation.heard is not None and explanation.mask is None and explanation.relevance is None
-    heard = explanation.heard if keeps_own_sound and not isinstance(rule, Energy) else scene.sound(gain)
-    assert heard is not None
-    left = scene.batch.waveforms - heard if own_scale == "magnitude" else scene.sound(rest)
+    budgeted = isinstance(rule, Energy)
+    answers_in_sound = explanation.mask is None and explanation.relevance is None
+    own_sound = explanation.heard if answers_in_sound and not budgeted else None
+    if explanation.mask is not None:
+        scale = explanation.mask.scale
+    elif own_sound is not None:
+        scale = "magnitude"
+    elif not budgeted:
+        gain = mask_to_gain(gain, scene.magnitude, scale)
+    rest = rest_gain(gain, scene.magnitude, scale)
+    heard = scene.sound(gain) if own_sound is None else own_sound
+    left = scene.batch.waveforms - heard if scale == "magnitude" else scene.sound(rest)
     return Rendering(gain, rest, heard, left, kept_energy(gain, scene.magnitude), gain.mean((1, 2)))

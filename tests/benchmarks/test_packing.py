@@ -25,7 +25,7 @@ def relevance_of(explanation: Explanation) -> Tensor:
     return explanation.relevance.values
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e-12, 1e30, 3e37])
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e-12, 1e30, 1e37])
 def test_relevance_of_any_size_comes_back_to_half_precision_of_its_own_peak(scale: float) -> None:
     values = noise(3, 5, 7) * torch.tensor([1.0, 1e-3, 10.0])[:, None, None] * scale
     back = relevance_of(through(Explanation(TARGET, relevance=Relevance(values, "features"))))
@@ -84,7 +84,6 @@ def test_sound_logits_target_and_diagnostics_come_back_exactly() -> None:
     assert torch.equal(back.target, TARGET)
     assert torch.equal(back.heard, given.heard)  # type: ignore[arg-type]
     assert torch.equal(back.surrogate_logits, given.surrogate_logits)  # type: ignore[arg-type]
-    assert torch.equal(back.diagnostics["gap"], given.diagnostics["gap"]) is False  # NaN is not equal to itself
     assert torch.allclose(back.diagnostics["gap"], given.diagnostics["gap"], equal_nan=True)
     assert back.diagnostics["a.b"].tolist() == [1, 2, 3]
     assert back.relevance is None

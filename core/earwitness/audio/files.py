@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from earwitness.errors import AudioError
+from earwitness.errors import AudioError, ConfigurationError
 
 CLIPPED_LEVEL = 0.999
 """Absolute level from which a sample counts as clipped."""
@@ -29,7 +30,11 @@ CONSTANT_RANGE = 1e-6
 """Peak-to-peak range below which a signal is constant."""
 
 _BLOCK_S = 10.0
-_UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)  # what streaming encoders write for "until the end"
+_BLOCK_VALUES = 2**20  # over all channels: a block of 10 s at a hostile rate, or of 1024 channels, would be gigabytes
+_HIGHEST_RATE = 10_000_000
+_UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says of a streamed FLAC file
+_UNKNOWN_LENGTHS = (0x7FFFF000, 0xFFFFFFFF)  # what SoX and ffmpeg write when they stream, for "until the end"
+_LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Recording:
         low, high = np.inf, -np.inf
         for block, _ in self._decoded():
             low, high = min(low, float(block.min())), max(high, float(block.max()))
-            if not high - low < CONSTANT_RANGE:  # NaN counts as not constant, and is refused where it is read
+            if high - low >= CONSTANT_RANGE:
                 return False
         return True
 
@@ -78,32 +83,32 @@ class Recording:
             The file ends before its header says, cannot be decoded, or has NaN or infinite samples.
         """
         stream = soxr.ResampleStream(self.rate, rate, 1, dtype="float32", quality="HQ") if rate != self.rate else None
-        read = 0
         for block, last in self._decoded():
-            read += len(block)
             mono = block.mean(axis=1, dtype=np.float32)
-            if not np.isfinite(mono).all():
-                raise AudioError(f"{self.path} has NaN or infinite samples. Export it again from its source.")
             yield mono if stream is None else stream.resample_chunk(mono, last=last)
-        if read < self.n_frames:
-            raise AudioError(
-                f"{self.path} is truncated: its header promises {self.n_frames} samples, {read} could be read. "
-                "Copy it again from its source."
-            )
 
     def _decoded(self) -> Iterator[tuple[NDArray[np.float32], bool]]:
-        size = int(_BLOCK_S * self.rate)
+        """Pieces (samples, channels), all finite, each with whether it is the last; raises as :meth:`blocks` does."""
+        size = max(1, min(int(_BLOCK_S * self.rate), _BLOCK_VALUES // self.channels))
+        read = 0
         try:
             with soundfile.SoundFile(self.path) as file:
-                read = 0
                 while read < self.n_frames:
                     block = file.read(size, dtype="float32", always_2d=True)
-                    read += len(block)
                     if not len(block):
-                        return
+                        raise AudioError(
+                            f"{self.path} is truncated: its header promises {self.n_frames} samples, {read} could be "
+                            "read. Copy it again from its source."
+                        )
+                    if not np.isfinite(block).all():
+                        raise AudioError(f"{self.path} has NaN or infinite samples. Export it again from its source.")
+                    read += len(block)
                     yield block, read >= self.n_frames
-        except soundfile.LibsndfileError as error:
-            raise AudioError(f"{self.path} is damaged: decoding stopped with '{error}'. Copy it again.") from error
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise AudioError(
+                f"{self.path} is truncated or damaged: decoding stopped after {read} of {self.n_frames} samples "
+                f"({_reason(error)}). Copy it again from its source."
+            ) from error
 
     def windows(self, rate: int, n_window: int, n_hop: int) -> Iterator[tuple[int, Tensor]]:
         """Overlapping windows of the recording at ``rate`` Hz, in constant memory.
@@ -113,14 +118,23 @@ class Recording:
         rate : int
             In Hz.
         n_window, n_hop : int
-            In samples at ``rate``; ``n_hop <= n_window``.
+            In samples at ``rate``; ``0 < n_hop <= n_window``.
 
         Yields
         ------
         (int, Tensor (n_window,) float32)
             First sample and samples. The last window ends where the recording ends, so it may overlap more; a
             recording shorter than a window comes as one short window.
+
+        Raises
+        ------
+        AudioError
+            See :meth:`blocks`.
+        ConfigurationError
+            Windows do not overlap or touch.
         """
+        if not 0 < n_hop <= n_window:
+            raise ConfigurationError(f"Windows need 0 < n_hop <= n_window, got {n_hop} and {n_window} samples.")
         kept: NDArray[np.float32] = np.zeros(0, np.float32)
         origin, start, covered = 0, 0, 0  # first sample in `kept`; of the next window; end of the last one
         for block in self.blocks(rate):
@@ -152,13 +166,16 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     Raises
     ------
     AudioError
-        No such file, a directory, empty, not audio, or truncated.
+        No such file, a directory, empty, not audio, without samples, or truncated (as far as that shows without
+        decoding).
     """
     file = Path(path)
     if file.is_dir():
         raise AudioError(f"{file} is a directory. Give sound files, for example {file}/*.wav.")
     if not file.exists():
         raise AudioError(f"There is no file {file}.")
+    if not file.is_file():
+        raise AudioError(f"{file} is a device or a pipe. Save the sound to a file first.")
     if file.stat().st_size == 0:
         raise AudioError(f"{file} is empty (0 bytes).")
     try:
@@ -167,8 +184,12 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
         raise AudioError(
             f"{file} is not a sound file that can be decoded ({_reason(error)}). Try WAV or FLAC."
         ) from error
-    if info.frames <= 0 or info.samplerate <= 0:
+    if info.frames <= 0:
         raise AudioError(f"{file} holds no samples.")
+    if info.frames == _UNKNOWN_FRAMES:
+        raise AudioError(f"{file} does not say how long it is: it was streamed. Encode it again, from file to file.")
+    if not 0 < info.samplerate <= _HIGHEST_RATE:
+        raise AudioError(f"{file} claims a sampling rate of {info.samplerate} Hz: its header is damaged.")
     missing = _missing_bytes(file)
     if missing:
         raise AudioError(f"{file} is truncated: {missing}. Copy it again from its source.")
@@ -195,18 +216,8 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
         See :func:`open_recording`; also NaN or infinite samples.
     """
     recording = open_recording(path)
-    try:
-        samples, rate = soundfile.read(recording.path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path} is damaged: decoding stopped with '{_reason(error)}'. Copy it again.") from error
-    if len(samples) < recording.n_frames:
-        raise AudioError(
-            f"{path} is truncated: its header promises {recording.n_frames} samples, {len(samples)} could be read. "
-            "Copy it again from its source."
-        )
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{path} has NaN or infinite samples. Export it again from its source.")
-    return torch.from_numpy(np.ascontiguousarray(samples.T)), int(rate)
+    samples = np.concatenate([block for block, _ in recording._decoded()])
+    return torch.from_numpy(np.ascontiguousarray(samples.T)), recording.rate
 
 
 def write_audio(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> Path:
@@ -222,14 +233,16 @@ def write_audio(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> Pa
     Raises
     ------
     AudioError
-        The folder cannot be written to.
+        The waveform is not mono, or the folder cannot be written to.
     """
     target = Path(path)
+    if waveform.ndim != 1:
+        raise AudioError(f"Expected a mono waveform of shape (T,) for {target}, got {tuple(waveform.shape)}.")
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".wav", delete=False) as temporary:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".wav", delete=False) as temporary:
             name = temporary.name
         try:
-            soundfile.write(name, waveform.detach().cpu().numpy(), rate, subtype="FLOAT")
+            soundfile.write(name, waveform.detach().float().cpu().numpy(), rate, subtype="FLOAT")
             os.chmod(name, 0o644)
             os.replace(name, target)
         except BaseException:
@@ -240,11 +253,6 @@ def write_audio(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> Pa
             f"Cannot write {target}: {_reason(error)}. Is the folder writable, and the disk not full?"
         ) from error
     return target
-
-
-def clipped_share(waveform: Tensor) -> float:
-    """Share of samples at or beyond full scale; more than 0.1 % is worth a warning."""
-    return float((waveform.abs() >= CLIPPED_LEVEL).float().mean())
 
 
 def is_constant(waveforms: Tensor) -> Tensor:
@@ -258,31 +266,50 @@ def _reason(error: BaseException) -> str:
 
 
 def _missing_bytes(path: Path) -> str:
-    """Say what is missing at the end of a WAV or Ogg file that was cut off; libsndfile passes over it silently."""
+    """What is missing at the end of a WAV, AIFF, AU or Ogg file that was cut off, or ``""``.
+
+    libsndfile passes over it silently. FLAC and MP3 show it when they are decoded.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)
-        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-            return _missing_in_wave(file, size)
-        if head[:4] == b"OggS":
-            file.seek(max(0, size - 65_307 - 27))  # the largest Ogg page
-            tail = file.read()
-            last = tail.rfind(b"OggS")
-            complete = last >= 0 and len(tail) > last + 26 and tail[last + 5] & 4
-            return "" if complete else "its last Ogg page is missing"
-    return ""
-
-
-def _missing_in_wave(file: object, size: int) -> str:
-    read, seek, tell = file.read, file.seek, file.tell  # type: ignore[attr-defined]
-    while True:
-        header = read(8)
-        if len(header) < 8:
+        kind = head[:4]
+        if kind in (b"RIFF", b"RIFX", b"RF64") and head[8:] == b"WAVE":
+            promised, available = _sample_bytes(file, size, b"data", ">" if kind == b"RIFX" else "<")
+        elif kind == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
+            promised, available = _sample_bytes(file, size, b"SSND", ">")
+        elif kind == b".snd":
+            offset, promised = struct.unpack(">II", head[4:])
+            available = size - offset
+        elif kind == b"OggS":
+            return "" if _ends_an_ogg_stream(file, size) else "its last Ogg page is missing or cut"
+        else:
             return ""
-        name, length = struct.unpack("<4sI", header)
-        if name == b"data":
-            available = size - tell()
-            if length in _UNKNOWN_LENGTHS or length <= available:
-                return ""
-            return f"its header promises {length} bytes of samples, {available} are there"
-        seek(length + length % 2, 1)
+    if promised in _UNKNOWN_LENGTHS or promised <= available:
+        return ""
+    return f"its header promises {promised} bytes of samples, {available} are there"
+
+
+def _sample_bytes(file: BinaryIO, size: int, wanted: bytes, order: str) -> tuple[int, int]:
+    """How many bytes of samples the chunks of a RIFF-like file promise, and how many are there."""
+    long_length = None
+    while len(header := file.read(8)) == 8:
+        name, length = struct.unpack(f"{order}4sI", header)
+        start = file.tell()
+        if name == wanted:
+            return (length if long_length is None else long_length), size - start
+        if name == b"ds64" and len(sizes := file.read(16)) == 16:  # RF64: beyond 4 GiB
+            long_length = struct.unpack("<QQ", sizes)[1]
+        file.seek(start + length + length % 2)
+    return 0, 0
+
+
+def _ends_an_ogg_stream(file: BinaryIO, size: int) -> bool:
+    """Whether the last page is whole and says that it is the last."""
+    file.seek(max(0, size - 2 * _LARGEST_OGG_PAGE))
+    tail = file.read()
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if len(page) < 27 or not page[5] & 4:
+        return False
+    lacing = page[27 : 27 + page[26]]
+    return len(page) >= 27 + page[26] + sum(lacing)

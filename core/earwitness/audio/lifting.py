@@ -201,6 +201,12 @@ def frame_relevance(relevance: Tensor, hop_length: int, n_frames: int) -> Tensor
     return frames
 
 
+def share_out(frames: Tensor, magnitude: Tensor) -> Tensor:
+    """Share the relevance of frames, (B, N), out over their bins by magnitude, (B, F, N); the sum stays what it was."""
+    weight = _weight(magnitude)
+    return (frames[:, None] * weight / weight.sum(1, keepdim=True)).to(frames.dtype)
+
+
 def frame_mask(mask: Tensor, hop_length: int, n_frames: int) -> Tensor:
     """Average a mask over samples, (B, T), to frames, (B, N); a constant stays that constant."""
     ones = torch.ones_like(mask[:1])

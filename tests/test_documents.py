@@ -1,0 +1,170 @@
+"""Every code block of the README and of docs/ is executed; a block that nobody knows how to run is a failure."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import earwitness
+from earwitness.audio.files import write_audio
+from earwitness.cli.shell import shell
+from earwitness.random import Random
+from earwitness.registry import Origin, Plugin, Registry, installed_plugins, registry
+from earwitness_bench.datasets.toy import Toy
+from earwitness_bench.runner import run_suite
+from earwitness_bench.suite import parse_suite
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", "docs/how-it-works.md", "docs/plugins.md", "docs/suites.md"]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+MY_MODELS = """
+import torch
+from earwitness import AudioClassifier
+from earwitness.audio.dialects import drsa_toy
+
+torch.manual_seed(0)
+network = torch.nn.Sequential(
+    torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+    torch.nn.Linear(4, 2),
+)
+front_end = drsa_toy()
+
+def make():
+    return AudioClassifier(network, front_end=front_end, labels=["quiet", "loud"])
+"""
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    """Language and content of each fenced block."""
+    return BLOCK.findall((ROOT / document).read_text())
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder as a reader of the documents would have it: recordings and a module with a network."""
+    toy = Toy(split="test", clips=2)
+    for index, name in enumerate(("dog.wav", "toy.wav")):
+        write_audio(tmp_path / name, toy[index].waveform, toy.rate)
+    (tmp_path / "my_models.py").write_text(MY_MODELS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for module in ("my_models", "acme_hooks", "acme_methods"):
+        sys.modules.pop(module, None)
+
+
+def run_command(line: str) -> None:
+    """One line of a shell block: a make target, or a call of earwitness."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        planned = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+        expected = {"demo": "earwitness demo", "test": "-m pytest"}[words[1]]
+        assert expected in planned.stdout
+        return
+    assert words[0] == "earwitness", f"Nobody knows how to run {line!r}."
+    done = CliRunner().invoke(shell, words[1:])
+    assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_block_is_of_a_language_that_is_executed(document: str) -> None:
+    drawings = [content for language, content in blocks(document) if not language]
+    assert all("──▶" in drawing for drawing in drawings)
+    assert {language for language, _ in blocks(document)} <= {"", "bash", "python", "toml"}
+
+
+def test_the_blocks_of_the_readme_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    for language, content in blocks("README.md"):
+        if language == "bash":
+            for line in content.strip().splitlines():
+                run_command(line)
+        else:
+            exec(compile(content, "README.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "random masks of equal energy" in said  # the verdict that the first block prints
+    assert "| integrated-gradients |" in said  # the leaderboard that the last one prints
+    assert (workplace / "out" / "heard.wav").exists()
+    assert (workplace / "earwitness-out" / "dog" / "heard.wav").exists()
+    relevance = explain_with(names["MiddleBand"]())
+    assert relevance.relevance.values.shape[0] == 1
+
+
+def explain_with(explainer: Any) -> Any:
+    classifier = earwitness.load_classifier("toy-cnn")
+    batch = earwitness.Batch.of([Toy(split="test", clips=1)[0]])
+    return explainer.explain(classifier, batch, target=torch.tensor([0]), random=Random(0, batch.clip_ids))
+
+
+def test_the_blocks_on_how_it_works_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for language, content in blocks("docs/how-it-works.md"):
+        if language == "python":
+            exec(compile(content, "how-it-works.md", "exec"), {"earwitness": earwitness})
+    assert float(capsys.readouterr().out) == pytest.approx(0.3, abs=1e-3)
+
+
+def test_the_plugin_of_the_guide_is_listed_explains_and_scores(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: dict[str, str] = {}
+    for language, content in blocks("docs/plugins.md"):
+        if language == "python":
+            name = re.match(r"# (\w+\.py)\n", content)
+            assert name, "a module of the guide must begin with its name"
+            (workplace / name[1]).write_text(content)
+        elif language == "toml":
+            offered = tomllib.loads(content)["project"]["entry-points"]["earwitness"]
+        elif language == "bash":
+            commands = content.strip().splitlines()
+    guide = [
+        Plugin(Origin("guide", "1.0", module), name, functools.partial(importlib.import_module, module))
+        for name, module in offered.items()
+    ]
+    plugins = Registry([*installed_plugins(), *guide])
+    assert not plugins.broken
+    suite = parse_suite(
+        {
+            "name": "guide",
+            "arenas": [
+                {
+                    "dataset": {"name": "toy", "parameters": {"split": "test", "clips": 2}},
+                    "classifier": {"name": "toy-cnn"},
+                }
+            ],
+            "explainers": [{"name": "middle-band", "parameters": {"high_hz": 2000}}],
+            "metrics": [{"name": "extent"}],
+        }
+    )
+    summary = run_suite(suite, workplace / "results", registry=plugins)
+    assert not summary.failed
+    monkeypatch.setattr("earwitness.cli.context.registry", lambda switched_off=(): plugins)
+    for line in commands:
+        run_command(line)
+
+
+def test_the_suite_of_the_guide_runs(workplace: Path) -> None:
+    suites = [content for language, content in blocks("docs/suites.md") if language == "toml"]
+    assert suites
+    for content in suites:
+        suite = parse_suite(tomllib.loads(content))
+        summary = run_suite(suite, workplace / "results", registry=registry())
+        assert not summary.failed
+        assert summary.scored > 0
+
+
+def test_every_document_that_the_readme_links_is_there() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
