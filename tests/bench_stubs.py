@@ -248,14 +248,16 @@ def stub_registry(*, mean_map_version: int = 1) -> Registry:
         two = (Column(name="ramp", aggregate="median"), Column(name="p", aggregate="bench_stubs:double_mean"))
         return [
             MetricSpec(
-                name="mean-map", target="bench_stubs:MeanMap", summary="A stub.", version=mean_map_version, columns=headline
+                name="mean-map",
+                target="bench_stubs:MeanMap",
+                summary="A stub.",
+                version=mean_map_version,
+                columns=headline,
             ),
             MetricSpec(name="two", target="bench_stubs:TwoColumns", summary="A stub.", columns=two),
             MetricSpec(name="again", target="bench_stubs:Again", summary="A stub."),
             MetricSpec(name="bad", target="bench_stubs:BadMetric", summary="A stub."),
-            MetricSpec(
-                name="sourced", target="bench_stubs:MeanMap", summary="A stub.", needs=frozenset({"sources"})
-            ),
+            MetricSpec(name="sourced", target="bench_stubs:MeanMap", summary="A stub.", needs=frozenset({"sources"})),
         ]
 
     module = types.ModuleType("stub_hooks")
@@ -270,7 +272,9 @@ def stub_registry(*, mean_map_version: int = 1) -> Registry:
     return Registry([*installed_plugins(allowed=()), stubs])
 
 
-def suite_of(*explainers: Any, metrics: Any = ("mean-map",), data: Any = None, model: Any = None, **options: Any) -> Suite:
+def suite_of(
+    *explainers: Any, metrics: Any = ("mean-map",), data: Any = None, model: Any = None, **options: Any
+) -> Suite:
     """A suite of stubs; an explainer or metric is a name or a table."""
 
     def tables(things: Any) -> list[dict[str, Any]]:

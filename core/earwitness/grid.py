@@ -75,25 +75,27 @@ class Grid:
             return _between(self.frequencies_hz, frequencies_hz)
         return self.filters.to("cpu", torch.float64) @ _between(self.filter_frequencies_hz, frequencies_hz)
 
-    def time_weights(self, times_s: Tensor) -> Tensor:
+    def time_weights(self, times_s: Tensor, reach_s: float = 0.0) -> Tensor:
         """What each of this grid's columns contributes to other times (see :func:`_between`).
 
-        A time before the first or after the last column takes that column's value as far as the column reaches;
-        further out nothing was seen, and the weights are zero.
+        A time before the first or after the last column takes that column's value as far as both see something of the
+        same samples; further out the weights are zero.
 
         Parameters
         ----------
         times_s : Tensor (N',)
             In seconds, ascending.
+        reach_s : float
+            How far what stands at these times sees to either side, in seconds.
 
         Returns
         -------
         Tensor (N, N'), float64
-            Each column sums to 1, or to 0 where nothing was seen.
+            Each column sums to 1, or to 0 where this grid saw nothing.
         """
         own, wanted = _axis(self.times_s), _axis(times_s)
         hop = float(own.diff().mean()) if len(own) > 1 else 0.0
-        reach = max(hop, self.reach_s or 0.0) * (1 + 1e-6)
+        reach = (max(hop, self.reach_s or 0.0) + reach_s) * (1 + 1e-6)
         seen = (wanted >= own[0] - reach) & (wanted <= own[-1] + reach)
         weights = torch.zeros(len(own), len(wanted), dtype=torch.float64)
         if bool(seen.any()):

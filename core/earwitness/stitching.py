@@ -13,6 +13,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from earwitness.audio.files import forget_when_written
 from earwitness.errors import AudioError
 from earwitness.grid import Grid
 
@@ -83,6 +84,7 @@ class StitchedSound:
         finally:
             self._file.close()
             if kind is None:
+                forget_when_written(self._temporary)
                 os.chmod(self._temporary, 0o644)
                 os.replace(self._temporary, self.path)
             else:

@@ -99,7 +99,8 @@ def test_gradients_and_parts_are_left_behind() -> None:
 
 
 def test_maps_take_two_bytes_a_cell() -> None:
-    tensors, _ = pack(Explanation(TARGET, relevance=Relevance(noise(3, 8, 8), "stft"), mask=Mask(noise(3, 8, 8).abs().clamp(0, 1), "stft")))  # fmt: skip
+    mask = Mask(noise(3, 8, 8).abs().clamp(0, 1), "stft")
+    tensors, _ = pack(Explanation(TARGET, relevance=Relevance(noise(3, 8, 8), "stft"), mask=mask))
     assert tensors["relevance"].nbytes == tensors["mask"].nbytes == 3 * 8 * 8 * 2
 
 

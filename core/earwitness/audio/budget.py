@@ -53,9 +53,9 @@ class EnergyBudget:
         self._masks = masks.flatten(1)
         flat = magnitude.flatten(1)
         highest = flat.amax(1, keepdim=True)
-        energy = (flat / torch.where(highest > 0, highest, 1)).square()  # squared as they are, small ones underflow
-        total = energy.sum(1, keepdim=True, dtype=torch.float64)
-        self._energy = energy / torch.where(total > 0, total, 1).to(energy.dtype)
+        # In units of the loudest bin's: squared as they are, small magnitudes underflow.
+        self._energy = (flat / torch.where(highest > 0, highest, 1)).square()
+        self._total = self._energy.sum(1, keepdim=True, dtype=torch.float64)
 
     def gain(self, budget: float | Tensor, form: WarpForm = "soft") -> Tensor:
         """A gain that keeps a share of the recording's energy.
@@ -76,7 +76,7 @@ class EnergyBudget:
             to keep: its gains have no meaning.
         """
         wanted = torch.as_tensor(budget, dtype=torch.float64, device=self._masks.device)
-        wanted = wanted.expand(len(self._masks))[:, None]
+        wanted = wanted.expand(len(self._masks))[:, None] * self._total
         gain = self._soft(wanted) if form == "soft" else self._hard(wanted)
         return gain.reshape(self._shape)
 

@@ -243,6 +243,7 @@ def write_audio(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> Pa
             name = temporary.name
         try:
             soundfile.write(name, waveform.detach().float().cpu().numpy(), rate, subtype="FLOAT")
+            forget_when_written(name)
             os.chmod(name, 0o644)
             os.replace(name, target)
         except BaseException:
@@ -253,6 +254,15 @@ def write_audio(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> Pa
             f"Cannot write {target}: {_reason(error)}. Is the folder writable, and the disk not full?"
         ) from error
     return target
+
+
+def forget_when_written(path: str | os.PathLike[str]) -> None:
+    """Clear the time stamp that libsndfile puts into a float WAV's PEAK chunk, so that equal sounds are equal files."""
+    with open(path, "r+b") as file:
+        place = file.read(256).find(b"PEAK")
+        if place >= 0:
+            file.seek(place + 12)  # name, length and version come first
+            file.write(bytes(4))
 
 
 def is_constant(waveforms: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def _bridge(coarse: Grid, fine: Grid, device: torch.device) -> _Bridge:
     deaf = (rows.sum(1) <= 0).nonzero().flatten()
     distance = (coarse.frequencies_hz[deaf, None] - fine.frequencies_hz[None]).abs()
     rows[deaf, distance.argmin(1)] = _TRACE * float(rows.max().clamp_min(_TRACE))
-    columns = coarse.time_weights(fine.times_s)
+    columns = coarse.time_weights(fine.times_s, fine.reach_s or 0.0)
     if not bool(columns.any()):
         (start, end), (fine_start, fine_end) = ((float(g.times_s[0]), float(g.times_s[-1])) for g in (coarse, fine))
         raise ExplanationError(
@@ -209,8 +209,9 @@ def share_out(frames: Tensor, magnitude: Tensor) -> Tensor:
 
 def frame_mask(mask: Tensor, hop_length: int, n_frames: int) -> Tensor:
     """Average a mask over samples, (B, T), to frames, (B, N); a constant stays that constant."""
-    ones = torch.ones_like(mask[:1])
-    return frame_relevance(mask, hop_length, n_frames) / frame_relevance(ones, hop_length, n_frames)
+    total = frame_relevance(torch.ones_like(mask[:1]), hop_length, n_frames)
+    average = frame_relevance(mask, hop_length, n_frames) / torch.where(total > 0, total, 1)
+    return torch.where(total > 0, average, mask[:, -1:])  # a frame past the end, at a hop of one sample
 
 
 def _check(what: str, values: Tensor, grid: Grid) -> None:

@@ -156,6 +156,7 @@ def _grid(stft: ListeningSTFT, n_samples: int) -> Grid:
     return Grid(
         frequencies_hz=torch.arange(stft.n_bins, dtype=torch.float64) * stft.rate / stft.n_fft,
         times_s=torch.arange(stft.n_frames(n_samples), dtype=torch.float64) * stft.hop_length / stft.rate,
+        reach_s=stft.n_fft / 2 / stft.rate,
     )
 
 
