@@ -285,19 +285,21 @@ def as_text(tables: list[Table]) -> str:
 
 
 def _sections(table: Table, lay_out: Callable[[list[list[str]]], str]) -> list[str]:
-    """The headline table, then one per metric whose columns are not headline."""
+    """The headline table, then one per metric whose columns are not headline; without the columns that are empty."""
     sections = []
-    headline = [c for c in table.columns if c["headline"]]
+    shown = [c for c in table.columns if any(s.values[c["title"]] is not None for s in table.standings)]
+    headline = [c for c in shown if c["headline"]]
     if headline:
         facts = [
             [str(s.place or "–"), s.explainer, _show(s.mean_rank, 2), s.above_control or "–"] for s in table.standings
         ]
         head = ["#", "explainer", "mean rank", "above control"]
         sections.append("Headline (– is not ranked)\n\n" + _grid(table, head, facts, headline, lay_out))
-    for metric in dict.fromkeys(c["metric"] for c in table.columns if not c["headline"]):
-        chosen = [c for c in table.columns if c["metric"] == metric and not c["headline"]]
+    for metric in dict.fromkeys(c["metric"] for c in shown if not c["headline"]):
+        chosen = [c for c in shown if c["metric"] == metric and not c["headline"]]
         facts = [[str(s.place or "–"), s.explainer] for s in table.standings]
-        sections.append(f"{metric} (not ranked)\n\n" + _grid(table, ["#", "explainer"], facts, chosen, lay_out))
+        heading = f"{metric.removeprefix('earwitness:')} (not ranked)\n\n"
+        sections.append(heading + _grid(table, ["#", "explainer"], facts, chosen, lay_out))
     return [*sections, *([f"Notes: {'; '.join(table.notes)}.\n"] if table.notes else [])]
 
 

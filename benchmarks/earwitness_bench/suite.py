@@ -38,6 +38,11 @@ class Reference(_Section):
             ) from error
         return parameters
 
+    @property
+    def short_name(self) -> str:
+        """The name as tables show it: what comes with earwitness needs no origin."""
+        return self.name.removeprefix("earwitness:")
+
 
 class ExplainerEntry(Reference):
     """An explainer in a suite.
@@ -55,7 +60,7 @@ class ExplainerEntry(Reference):
         if self.label:
             return self.label
         settings = ", ".join(f"{key}={value}" for key, value in self.parameters.items())
-        return f"{self.name} ({settings})" if settings else self.name
+        return f"{self.short_name} ({settings})" if settings else self.short_name
 
 
 class Arena(_Section):
@@ -69,7 +74,7 @@ class Arena(_Section):
     @property
     def title(self) -> str:
         """Name in tables."""
-        return self.label or f"{self.classifier.name} on {self.dataset.name}"
+        return self.label or f"{self.classifier.short_name} on {self.dataset.short_name}"
 
 
 class Suite(_Section):

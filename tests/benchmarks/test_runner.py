@@ -510,7 +510,7 @@ def test_all_controls_run_once_and_a_namesake_of_another_distribution_is_no_cont
     scopes = {line["title"]: line["scope"] for line in arena["explainers"]}
     controls = {title for title, scope in scopes.items() if scope == "control"}
     assert controls == {
-        "uniform-noise", "loudness", "constant-gain", "earwitness:all-ones", "all-zeros",
+        "uniform-noise", "loudness", "constant-gain", "all-ones", "all-zeros",
         "shuffled: ideal", "shuffled: stubs:loudness",
     }  # fmt: skip
     assert scopes["stubs:loudness"] == "post-hoc"

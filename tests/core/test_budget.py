@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -88,7 +89,7 @@ def test_a_higher_budget_takes_nothing_away(sound: str, form: WarpForm) -> None:
     for name, values in {**MAPS, **loudness_maps(magnitude)}.items():
         budgeted = EnergyBudget(values, magnitude)
         gains = [budgeted.gain(budget, form) for budget in BUDGETS]
-        for lower, higher in zip(gains, gains[1:], strict=False):
+        for lower, higher in itertools.pairwise(gains):
             assert float((lower - higher).max()) < (1e-3 if form == "soft" else 1e-6), name
             assert not (lower.bool() & ~higher.bool()).any() or form == "soft", name
 

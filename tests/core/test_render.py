@@ -48,7 +48,9 @@ def batch_of(n_rows: int = 3, n_samples: int = N_SAMPLES, rate: int = RATE) -> B
     return Batch.of([Clip(row, rate, f"clip-{i}") for i, row in enumerate(waveforms)])
 
 
-def scene_of(route: Any = "waveform", front_end: FrontEnd | None = None, listening: ListeningSTFT | None = None) -> Scene:
+def scene_of(
+    route: Any = "waveform", front_end: FrontEnd | None = None, listening: ListeningSTFT | None = None
+) -> Scene:
     classifier = classifier_on(front_end or drsa_toy())
     return Scene(classifier, batch_of(), listening or classifier.listening, route)
 
@@ -267,7 +269,7 @@ def test_a_split_is_what_the_gain_keeps_and_what_it_leaves(route: str) -> None:
     ],
 )
 def test_the_spectrogram_route_is_refused_where_the_stfts_differ(front_end: Any, listening: Any) -> None:
-    with pytest.raises(ExplanationError, match="small is not. Use the waveform route"):
+    with pytest.raises(ExplanationError, match=r"small is not\. Use the waveform route"):
         scene_of("spectrogram", front_end, listening)
 
 

@@ -42,18 +42,18 @@ def demo(out: Path, esc10: Path | None) -> None:
     plugins = current_registry()
     parameters = {"folds": [5], **({"folder": str(esc10)} if esc10 else {})}
     try:
-        real = load_dataset("esc10", parameters=parameters, plugins=plugins)
+        real = load_dataset("earwitness:esc10", parameters=parameters, plugins=plugins)
     except DatasetError as error:
         if esc10:
             raise
         click.echo(f"note: synthetic sounds only. {error}\n")
         real = None
     click.echo(click.style("1. What did the classifier hear?", bold=True))
-    toy = load_dataset("toy", parameters={"split": "test", "clips": 8}, plugins=plugins)
-    _explain([toy[index] for index in TOY_CLIPS], "toy-cnn", out / "sounds")
+    toy = load_dataset("earwitness:toy", parameters={"split": "test", "clips": 8}, plugins=plugins)
+    _explain([toy[index] for index in TOY_CLIPS], "earwitness:toy-cnn", out / "sounds")
     if real is not None:
         chosen = [next(i for i, entry in enumerate(real.entries) if name in entry.labels) for name in REAL_CLASSES]
-        _explain([real[index] for index in chosen], "esc10-cnn", out / "sounds")
+        _explain([real[index] for index in chosen], "earwitness:esc10-cnn", out / "sounds")
     click.echo(click.style("\n2. Which method can be trusted?", bold=True))
     _rank(out / "results", parameters if real is not None else None)
     click.echo(f"{time.monotonic() - started:.0f} s. Sounds and pictures: {out / 'sounds'}. Now with your own:")
@@ -79,7 +79,7 @@ def _explain(clips: list[Any], classifier_name: str, folder: Path) -> None:
                 recording,
                 target,
                 classifier=classifier,
-                explainer=load_explainer("integrated-gradients", plugins=plugins),
+                explainer=load_explainer("earwitness:integrated-gradients", plugins=plugins),
                 explainer_name="integrated-gradients",
                 progress=progress,
             )
@@ -97,7 +97,9 @@ def _rank(out: Path, esc10: dict[str, Any] | None) -> None:
     suite = load_suite("quick")
     if esc10 is not None:
         arena = Arena(
-            dataset=Reference(name="esc10", parameters=esc10), classifier=Reference(name="esc10-cnn"), clips=16
+            dataset=Reference(name="earwitness:esc10", parameters=esc10),
+            classifier=Reference(name="earwitness:esc10-cnn"),
+            clips=16,
         )
         suite = suite.model_copy(update={"arenas": (*suite.arenas, arena)})
     with progress_bar("scoring") as progress:
