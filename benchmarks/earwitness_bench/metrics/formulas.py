@@ -35,8 +35,8 @@ Metrics
     Whether the decision is among the first k of the explanation's own surrogate (higher).
 :func:`sparseness`, :func:`complexity`
     SPS (Gini index) and COMP (entropy) of a mask.
-:func:`area_over_budget`
-    One number from S budgets, in the unit of the metric.
+
+One number from S budgets is the area of a :class:`earwitness.protocols.Curve`.
 
 References
 ----------
@@ -285,47 +285,6 @@ def top_k_fidelity(surrogate_logits: Tensor, predicted: Tensor, k: int) -> Tenso
     before = torch.arange(n_classes, device=index.device) < index
     rank = ((surrogate_logits > own) | ((surrogate_logits == own) & before)).sum(1)
     return (rank < k).to(torch.float32).masked_fill(surrogate_logits.isnan().any(1), torch.nan)
-
-
-def area_over_budget(budgets: Tensor, values: Tensor) -> Tensor:
-    """Mean of a metric over budgets: the trapezoid area under its curve, divided by the range of the budgets.
-
-    Dividing keeps the metric's unit (an AD that is 20 % at every budget has area 20 %), and budgets may be spaced
-    unevenly.
-
-    Parameters
-    ----------
-    budgets : Tensor (S,), float, strictly ascending, S >= 2
-        Such as the share of signal energy that is kept.
-    values : Tensor (B, S), float
-        The metric of each row at each budget.
-
-    Returns
-    -------
-    Tensor (B,), float, unit of ``values``
-        NaN for rows with a NaN at any budget.
-
-    Raises
-    ------
-    ConfigurationError
-        There are fewer than two budgets, they do not ascend, or there are not as many as values per row.
-    """
-    if budgets.ndim != 1 or len(budgets) < 2:
-        raise ConfigurationError(
-            f"An area needs a vector of at least two budgets, got shape {tuple(budgets.shape)}. Add a budget, or use "
-            "the single value as it is."
-        )
-    steps = budgets.to(torch.float64).diff()
-    if not bool((steps > 0).all()) or not bool(budgets.isfinite().all()):
-        raise ConfigurationError(f"Budgets must ascend strictly, got {budgets.tolist()}. Sort them, each once.")
-    if values.ndim != 2 or values.shape[1] != len(budgets) or not values.is_floating_point():
-        raise ConfigurationError(
-            f"Values must be a float tensor of shape (B, {len(budgets)}), one column a budget, got {values.dtype} "
-            f"{tuple(values.shape)}. Stack the budgets along the last axis."
-        )
-    heights = values.to(torch.float64)
-    area = ((heights[:, 1:] + heights[:, :-1]) / 2 * steps).sum(1)
-    return (area / steps.sum()).to(values.dtype)
 
 
 def sparseness(masks: Tensor) -> Tensor:

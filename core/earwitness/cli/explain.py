@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,34 +119,37 @@ def explain(
         classifier=chosen,
         plugins=plugins,
     )
-    failures = 0
     documents = []
     for file, folder in zip(files, _folders(files, out), strict=True):
-        try:
-            with progress_bar(file.name, quiet=as_json) as progress:
-                result = explain_recording(
-                    file,
-                    folder,
-                    classifier=chosen,
-                    explainer=method,
-                    explainer_name=explainer,
-                    settings=settings,
-                    progress=progress,
-                )
-        except Exception as error:
-            failures += 1
-            documents.append({"file": str(file), "error": _sentence(error)})
-            if not as_json:
-                click.echo(f"error: {_sentence(error)}", err=True)
-            continue
-        document = json.loads((result.folder / "explanation.json").read_text())
-        documents.append({**document, "folder": str(result.folder)})
-        if not as_json:
-            say(file, result)
+        run = functools.partial(
+            explain_recording,
+            file,
+            folder,
+            classifier=chosen,
+            explainer=method,
+            explainer_name=explainer,
+            settings=settings,
+        )
+        documents.append(_explain_one(file, run, quiet=as_json))
+    failures = sum("error" in document for document in documents)
     if as_json:
         click.echo(json.dumps({"explanations": documents, "failed": failures}, indent=1))
     if failures:
         raise SystemExit(1)
+
+
+def _explain_one(file: Path, run: Callable[..., Any], *, quiet: bool) -> dict[str, Any]:
+    """Explain a file and say so; one that fails costs the others nothing."""
+    try:
+        with progress_bar(file.name, quiet=quiet) as progress:
+            result = run(progress=progress)
+    except Exception as error:
+        if not quiet:
+            click.echo(f"error: {_sentence(error)}", err=True)
+        return {"file": str(file), "error": _sentence(error)}
+    if not quiet:
+        say(file, result)
+    return {**json.loads((result.folder / "explanation.json").read_text()), "folder": str(result.folder)}
 
 
 def say(file: Path, result: Any) -> None:
