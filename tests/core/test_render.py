@@ -17,7 +17,7 @@ from earwitness.audio.stft import ListeningSTFT
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Clip
 from earwitness.errors import ExplanationError
-from earwitness.explanation import DOMAINS, Domain, Explanation, Mask, Parts, Relevance, Scale
+from earwitness.explanation import DOMAINS, SCALES, Domain, Explanation, Mask, Parts, Relevance, Scale
 from earwitness.render import Scene, render
 
 RATE = 16000
@@ -164,6 +164,14 @@ def test_an_energy_rule_brings_any_answer_to_its_budget(domain: Domain, form: An
         rendering = render(scene, explanation, Energy(0.25, form))
         assert close(rendering.kept_energy, torch.full((3,), 0.25), 1e-4)
         assert close(rendering.heard, scene.sound(rendering.gain))
+
+
+def test_a_budget_is_met_at_log1p_too_and_the_rest_is_the_complement_there() -> None:
+    scene = scene_of()
+    linear, log1p = (render(scene, relevance_in(scene, "stft"), Energy(0.25), scale) for scale in SCALES)
+    assert torch.equal(log1p.gain, linear.gain)
+    exponent = 1 - torch.log1p(linear.gain * scene.magnitude) / torch.log1p(scene.magnitude)
+    assert close(log1p.rest_gain, mask_to_gain(exponent, scene.magnitude, "log1p"))
 
 
 @pytest.mark.parametrize("rule", [Normalise(), Quantile(0.9), PercentileBlur()], ids=str)

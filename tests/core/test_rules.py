@@ -70,6 +70,12 @@ def test_quantile_of_distinct_positive_values_keeps_the_share_above() -> None:
         assert int(Quantile(q)(values).sum()) == round((1 - q) * 1000)
 
 
+def test_a_quantile_that_is_a_value_is_that_value_in_floating_point_too() -> None:
+    values = torch.arange(101).float()[None]
+    for hundredth in range(1, 100):  # 0.29 * 100 < 29
+        assert int(Quantile(hundredth / 100)(values).sum()) == 100 - hundredth
+
+
 @settings(max_examples=150, deadline=None)
 @given(row=maps.filter(lambda row: len(row) <= 9), p=st.sampled_from([0.07, 0.25, 0.3, 0.5, 0.7, 0.9, 0.99]))
 def test_relevance_share_is_the_smallest_set_that_holds_the_share(row: Tensor, p: float) -> None:
