@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +20,7 @@ from earwitness.errors import DatasetError, EarwitnessError, ExplanationError, S
 from earwitness.explanation import Explanation
 from earwitness.loading import load_explainer
 from earwitness.parameters import build
-from earwitness.protocols import Curve, Explainer, Metric
+from earwitness.protocols import Explainer, Metric
 from earwitness.random import Random, stream_seed
 from earwitness.registry import Registry
 from earwitness.render import Scene
@@ -31,6 +29,7 @@ from earwitness_bench.packing import degenerate_rows, pack, shuffled, unpack
 from earwitness_bench.plan import Judge, Unit
 from earwitness_bench.store import Kind, Store
 from earwitness_bench.suite import Suite
+from earwitness_bench.tabulation import json_number, tabulate
 
 _TRANSIENT = (OSError, MemoryError, torch.OutOfMemoryError, DatasetError)
 """What may be gone at the next run: such a failure is kept, shown, and tried again."""
@@ -288,7 +287,7 @@ class Worker:
             _check_needs(judge.spec.needs, prepared)
             metric: Metric = build(judge.spec, judge.reference.parameters)
             with isolated(seed, context.classifier.device):
-                return _tabulate(metric.score(explanation, context), names, n_rows)
+                return tabulate(metric.score(explanation, context), names, n_rows)
         except StoreError:
             raise
         except _NotApplicableError as reason:
@@ -318,7 +317,7 @@ def _rows(unit: Unit, prepared: _Prepared | None, explanation: Explanation | Non
             "labels": list(entry.labels),
             "target": targets[index],
             "degenerate": degenerate[index],
-            "diagnostics": {name: _number(values[index]) for name, values in diagnostics.items()},
+            "diagnostics": {name: json_number(values[index]) for name, values in diagnostics.items()},
         }
         for index, (row_id, entry) in enumerate(zip(_row_ids(unit), entries, strict=True))
     ]
@@ -376,41 +375,6 @@ def _others(seed: int, clip_ids: tuple[str, ...], prepared: _Prepared) -> Tensor
         candidates = [row for row, other in enumerate(clip_ids) if other == following[clip_id]]
         rows.append(next((row for row in candidates if targets[row] == target), candidates[0]))
     return torch.tensor(rows)
-
-
-def _tabulate(score: Any, names: list[str], n_rows: int) -> dict[str, Any]:
-    """A metric's answer as plain JSON: columns of values, curves, and one outcome per row."""
-    by_name = score if isinstance(score, Mapping) else {names[0]: score}
-    if set(by_name) != set(names):
-        raise ExplanationError(f"the metric's spec has the columns {names}, but it returned {sorted(by_name)}")
-    columns, curves, problems = {}, {}, ["" for _ in range(n_rows)]
-    for name in names:
-        value = by_name[name]
-        if isinstance(value, Curve):
-            curves[name] = {"x": _numbers(value.x), "y": [_numbers(row) for row in value.y]}
-            value = value.area()
-        if not isinstance(value, Tensor) or tuple(value.shape) != (n_rows,):
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ExplanationError(f"column {name!r} must be a Tensor of shape ({n_rows},), got {shape}")
-        columns[name] = _numbers(value)
-        for row, number in enumerate(value.tolist()):
-            if math.isinf(number):
-                problems[row] = f"failed: {name} is infinite"
-    for row, problem in enumerate(problems):
-        missing = [name for name in names if columns[name][row] is None]
-        if missing and not problem:
-            problems[row] = f"skipped: {', '.join(missing)} not defined for this clip"
-    outcomes = [problem or "scored" for problem in problems]
-    return {"columns": columns, "outcomes": outcomes, **({"curves": curves} if curves else {})}
-
-
-def _numbers(values: Tensor) -> list[float | None]:
-    return [_number(value) for value in values.tolist()]
-
-
-def _number(value: Any) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
