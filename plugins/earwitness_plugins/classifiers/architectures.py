@@ -100,7 +100,7 @@ ARCHITECTURES = {
             "validation": {"split": "validation", "clips": 400},
             "test": {"split": "test", "clips": 800},
         },
-        recipe=TrainingRecipe(epochs=25, batch_size=32, learning_rate=3e-3),
+        recipe=TrainingRecipe(epochs=12, batch_size=32, learning_rate=3e-3),
         duration_s=1.0,
     ),
 }
