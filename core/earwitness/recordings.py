@@ -111,7 +111,10 @@ class ExplainedRecording:
 
 @dataclass(frozen=True, eq=False)
 class _Window:
+    """A stretch of the recording: its first sample, its length, and its samples, followed by silence if need be."""
+
     start: int
+    n_samples: int
     waveform: Tensor
     constant: bool
 
@@ -208,10 +211,9 @@ class _Job:
 
     def run(self, target: int | None) -> ExplainedRecording:
         heard = self._listen()
-        constant = self.recording.is_constant()
         notes = self._notes(heard)
         audible = [p for p, constant in zip(heard.probabilities, heard.constant, strict=True) if not constant]
-        if constant or not audible:
+        if not audible or self.recording.is_constant():
             return self._finish(None, {}, None, [*notes, f"{NOTHING_TO_HEAR}: the recording is silent or constant"])
         mean = torch.stack(audible).mean(0)
         target = int(mean.argmax()) if target is None else target
@@ -237,7 +239,7 @@ class _Job:
     def _chunks(self) -> Iterator[list[_Window]]:
         chunk: list[_Window] = []
         for start, waveform in self.recording.windows(self.classifier.rate, self.n_window, self.n_hop):
-            window = _Window(start, self._padded(waveform), bool(is_constant(waveform)))
+            window = _Window(start, waveform.shape[0], self._padded(waveform), bool(is_constant(waveform)))
             if chunk and window.waveform.shape != chunk[0].waveform.shape:
                 yield chunk
                 chunk = []
@@ -306,9 +308,8 @@ class _Job:
                 scene, rendering, relevance = self._render(chunk, target)
                 grid = self.listening.grid(scene.n_samples)
                 for row, window in enumerate(chunk):
-                    length = min(scene.n_samples, round(duration_s * rate) - window.start) or scene.n_samples
-                    heard_file.add(window.start, rendering.heard[row, :length])
-                    rest_file.add(window.start, rendering.rest[row, :length])
+                    heard_file.add(window.start, rendering.heard[row, : window.n_samples])
+                    rest_file.add(window.start, rendering.rest[row, : window.n_samples])
                     power = scene.magnitude[row].square()
                     maps = {
                         "recording": power,
