@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from click.testing import CliRunner
 
@@ -107,6 +109,20 @@ def explain_with(explainer: Any) -> Any:
     classifier = earwitness.load_classifier("toy-cnn")
     batch = earwitness.Batch.of([Toy(split="test", clips=1)[0]])
     return explainer.explain(classifier, batch, target=torch.tensor([0]), random=Random(0, batch.clip_ids))
+
+
+def test_the_demo_ends_with_sounds_verdicts_and_a_leaderboard(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On real recordings too, where there are any."""
+    shared = os.environ.get("EARWITNESS_GOLDEN")
+    monkeypatch.setenv("EARWITNESS_DATA", f"{shared}/data" if shared else str(workplace / "nothing"))
+    done = CliRunner().invoke(shell, ["demo", "--out", str(workplace / "tour")])
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+    sounds = list((workplace / "tour" / "sounds").glob("*/heard.wav"))
+    assert len(sounds) == (6 if shared else 3)
+    assert all(soundfile.info(path).duration > 0.9 for path in sounds)
+    assert done.stdout.count("random masks of equal energy") == len(sounds)
+    assert done.stdout.count("Headline") == (2 if shared else 1)
+    assert "–  uniform-noise" in done.stdout
 
 
 def test_the_blocks_on_how_it_works_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
