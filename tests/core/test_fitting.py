@@ -91,8 +91,9 @@ def test_a_fitted_explainer_comes_back_with_the_same_explanation(tmp_path: Path)
 
 
 def test_the_prepared_classifier_is_the_one_it_was_fitted_to(tmp_path: Path) -> None:
-    fit_class_mean(tmp_path, classifier=classifier_of().prepare())
-    load_fitted(registry(), tmp_path, classifier_of())
+    fitted = fit_class_mean(tmp_path, classifier=classifier_of().prepare())
+    loaded = load_fitted(registry(), tmp_path, classifier_of())
+    assert torch.equal(loaded.state()["means"], fitted.state()["means"])
 
 
 def test_class_mean_is_the_mean_of_the_class_minus_the_mean_of_the_means(tmp_path: Path) -> None:
