@@ -16,7 +16,7 @@ from earwitness.batching import load_batch
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
 from earwitness.context import Context
-from earwitness.errors import DatasetError, EarwitnessError, ExplanationError, StoreError
+from earwitness.errors import DatasetError, EarwitnessError, ExplanationError, NotApplicableError, StoreError
 from earwitness.explanation import Explanation
 from earwitness.loading import load_explainer
 from earwitness.parameters import build
@@ -57,10 +57,6 @@ class _Prepared:
     @property
     def target_labels(self) -> list[str]:
         return [self.scene.classifier.labels[index] for index in self.target.tolist()]
-
-
-class _NotApplicableError(Exception):
-    """There is nothing to compute here, for a reason that is no failure."""
 
 
 class Worker:
@@ -112,7 +108,7 @@ class Worker:
             said: dict[str, Any] = {"status": "ok"}
         except StoreError:
             raise
-        except _NotApplicableError as reason:
+        except NotApplicableError as reason:
             said = {"status": "skipped", "reason": str(reason)}
         except (Exception, SystemExit) as error:
             said = {"status": "failed", **_failure(error)}
@@ -290,7 +286,7 @@ class Worker:
                 return tabulate(metric.score(explanation, context), names, n_rows)
         except StoreError:
             raise
-        except _NotApplicableError as reason:
+        except NotApplicableError as reason:
             return {**nothing, "outcomes": [f"skipped: {reason}"] * n_rows}
         except (Exception, SystemExit) as error:
             return {**nothing, "outcomes": [f"failed: {_describe(error)}"] * n_rows, **_failure(error)}
@@ -324,12 +320,12 @@ def _rows(unit: Unit, prepared: _Prepared | None, explanation: Explanation | Non
 
 
 def _check_needs(needs: frozenset[str], prepared: _Prepared) -> None:
-    """Raise :class:`_NotApplicableError` where a plugin needs what this chunk does not have."""
+    """Raise :class:`NotApplicableError` where a plugin needs what this chunk does not have."""
     batch = prepared.scene.batch
     if "sources" in needs and batch.target_sources(prepared.target_labels) is None:
-        raise _NotApplicableError("the clean sources of these clips are not known")
+        raise NotApplicableError("the clean sources of these clips are not known")
     if "several-clips" in needs and len(set(batch.clip_ids)) < 2:
-        raise _NotApplicableError("it needs several clips, and this chunk has one")
+        raise NotApplicableError("it needs several clips, and this chunk has one")
 
 
 def _check_shapes(explanation: Explanation, scene: Scene) -> None:
@@ -362,12 +358,12 @@ def _others(seed: int, clip_ids: tuple[str, ...], prepared: _Prepared) -> Tensor
 
     Raises
     ------
-    _NotApplicableError
+    NotApplicableError
         All rows are of one clip.
     """
     order = sorted(set(clip_ids), key=lambda clip_id: stream_seed(seed, clip_id, "shuffle"))
     if len(order) < 2:
-        raise _NotApplicableError("a chunk of one clip has no other clip to take a map from")
+        raise NotApplicableError("a chunk of one clip has no other clip to take a map from")
     following = dict(zip(order, order[1:] + order[:1], strict=True))
     targets = prepared.target.tolist()
     rows = []

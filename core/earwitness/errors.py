@@ -22,6 +22,11 @@ class ClassifierError(EarwitnessError):
     """A classifier, its weights, its labels or one of its layers is not what was expected."""
 
 
+class NotApplicableError(EarwitnessError):
+    """A method or metric has nothing to say about this classifier, or these clips: a benchmark skips it with this
+    reason, which is no failure."""
+
+
 class ExplanationError(EarwitnessError):
     """An explanation has the wrong shape, domain or range, or cannot be rendered."""
 
@@ -40,6 +45,10 @@ class CheckpointError(EarwitnessError):
 
 class DatasetError(EarwitnessError):
     """A data set is missing, incomplete or does not have the published layout."""
+
+
+class DownloadError(EarwitnessError):
+    """A file cannot be fetched: no network, broken off, too long, or not the file that was published."""
 
 
 class StoreError(EarwitnessError):

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from earwitness.audio.budget import EnergyBudget
-from earwitness.audio.lifting import frame_mask, frame_relevance, lift_mask, lift_relevance, share_out
+from earwitness.audio.lifting import (
+    frame_mask,
+    frame_relevance,
+    lift_mask,
+    lift_relevance,
+    lower_mask,
+    lower_relevance,
+    share_out,
+)
 from earwitness.audio.masking import kept_energy, mask_to_gain, rest_gain
 from earwitness.audio.rules import Energy, Normalise, Rule
 from earwitness.audio.stft import ListeningSTFT
@@ -152,6 +160,39 @@ class Scene:
         self._check_shape("map over samples", relevance.values, self.batch.waveforms)
         frames = frame_relevance(relevance.values, self.listening.hop_length, self.magnitude.shape[2])
         return share_out(frames, self.magnitude)
+
+    def on_stft(self, explanation: Explanation) -> Tensor:
+        """What ranks the bins of the listening STFT: Tensor (B, F, N).
+
+        Relevance as in :meth:`relevance_map`. A mask ranks by its own values, averaged, at whatever scale, and sound by
+        the share of each bin that it plays: a constant mask has no preference, not even for what is loud.
+        """
+        if explanation.mask is not None:
+            return self.lift(explanation.mask.values, explanation.mask.domain)
+        return self.importance(explanation) if explanation.relevance is None else self.relevance_map(explanation)
+
+    def on_features(self, explanation: Explanation) -> Tensor:
+        """What ranks the cells of the classifier's feature map: Tensor (B, M, N').
+
+        A map over features as it is. Other relevance is collected with its mass preserved, signed; other masks, and
+        sound, are averaged, so that a constant stays constant (see :meth:`on_stft`).
+
+        Raises
+        ------
+        ExplanationError
+            The classifier has no feature map, or the map does not lie on the domain's grid.
+        """
+        coarse, fine = self._feature_grid(), self.listening.grid(self.n_samples)
+        own = explanation.relevance if explanation.mask is None else explanation.mask
+        if own is not None and own.domain == "features":
+            expected = (len(self.batch), *coarse.shape)
+            if tuple(own.values.shape) != expected:
+                raise ExplanationError(f"A feature map must have shape {expected}, got {tuple(own.values.shape)}.")
+            return own.values
+        fine_map = self.on_stft(explanation)
+        if explanation.mask is None and explanation.relevance is not None:
+            return lower_relevance(fine_map, fine, coarse)
+        return lower_mask(fine_map, fine, coarse, self.magnitude)
 
     def gain(self, explanation: Explanation, rule: Rule) -> Tensor:
         """The gain (B, F, N), in [0, 1], that a rule makes of an explanation; a method's own mask is kept as it is."""

@@ -17,7 +17,7 @@ API_VERSION = 1
 
 Scope = Literal["post-hoc", "by-design", "control"]
 Direction = Literal["higher", "lower", "neither"]
-NEEDS = frozenset({"gradient", "convolution", "fit", "sources", "several-clips"})
+NEEDS = frozenset({"gradient", "convolution", "relu", "fit", "sources", "several-clips"})
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
@@ -70,7 +70,7 @@ class ExplainerSpec(Spec):
 
     ``scope`` is ``"post-hoc"`` (ranked), ``"by-design"`` (explains only itself: a table of its own) or ``"control"``
     (runs in every suite, never ranked). ``needs`` lets the host skip with a reason: ``gradient``, ``convolution``,
-    ``fit``, ``sources``, ``several-clips``. ``paper`` is a citation.
+    ``relu``, ``fit``, ``sources``, ``several-clips``. ``paper`` is a citation.
     """
 
     paper: str = ""

@@ -13,27 +13,8 @@ _GRADIENT = frozenset({"gradient"})
 @hookimpl
 def earwitness_explainers() -> Iterator[ExplainerSpec]:
     """Methods and controls."""
-    yield ExplainerSpec(
-        name="saliency",
-        target="earwitness_plugins.gradients.saliency:Saliency",
-        summary="Absolute gradient of the decision by the features or the samples.",
-        paper="Simonyan, Vedaldi and Zisserman, ICLR workshop 2014",
-        needs=_GRADIENT,
-    )
-    yield ExplainerSpec(
-        name="integrated-gradients",
-        target="earwitness_plugins.gradients.integrated_gradients:IntegratedGradients",
-        summary="Gradients summed along the way from silence to the recording.",
-        paper="Sundararajan, Taly and Yan, ICML 2017",
-        needs=_GRADIENT,
-    )
-    yield ExplainerSpec(
-        name="gradcam",
-        target="earwitness_plugins.gradients.gradcam:GradCam",
-        summary="Channels of the last convolution, weighted by their gradient.",
-        paper="Selvaraju et al., ICCV 2017",
-        needs=_GRADIENT | {"convolution"},
-    )
+    yield from _gradients()
+    yield from _perturbations()
     yield ExplainerSpec(
         name="class-mean",
         target="earwitness_plugins.class_mean:ClassMean",
@@ -41,6 +22,110 @@ def earwitness_explainers() -> Iterator[ExplainerSpec]:
         needs=frozenset({"fit"}),
     )
     yield from _controls()
+
+
+def _gradients() -> Iterator[ExplainerSpec]:
+    for name, target, more_needs, summary, paper in (
+        (
+            "saliency",
+            "saliency:Saliency",
+            (),
+            "Absolute gradient of the decision by the features or the samples.",
+            "Simonyan, Vedaldi and Zisserman, ICLR workshop 2014",
+        ),
+        (
+            "input-x-gradient",
+            "saliency:InputXGradient",
+            (),
+            "The input times its gradient.",
+            "Shrikumar et al., 2016",
+        ),
+        (
+            "smoothgrad",
+            "sampled:SmoothGrad",
+            (),
+            "Absolute gradient, averaged over noisy copies of the input.",
+            "Smilkov et al., 2017",
+        ),
+        (
+            "integrated-gradients",
+            "integrated_gradients:IntegratedGradients",
+            (),
+            "Gradients summed along the way from silence to the recording.",
+            "Sundararajan, Taly and Yan, ICML 2017",
+        ),
+        (
+            "gradient-shap",
+            "sampled:GradientShap",
+            (),
+            "Gradients at random points between silence and the noisy recording.",
+            "Lundberg and Lee, NeurIPS 2017; Erion et al., 2021",
+        ),
+        (
+            "deeplift",
+            "deeplift:DeepLift",
+            (),
+            "Change of the decision from silence, shared out layer by layer (rescale rule).",
+            "Shrikumar, Greenside and Kundaje, ICML 2017",
+        ),
+        (
+            "guided-backprop",
+            "guided:GuidedBackprop",
+            ("relu",),
+            "Gradient that passes each ReLU only where it is positive.",
+            "Springenberg et al., ICLR workshop 2015",
+        ),
+        (
+            "gradcam",
+            "gradcam:GradCam",
+            ("convolution",),
+            "Channels of the last convolution, weighted by their gradient.",
+            "Selvaraju et al., ICCV 2017",
+        ),
+        (
+            "guided-gradcam",
+            "guided:GuidedGradCam",
+            ("convolution", "relu"),
+            "Guided backprop where GradCAM looks.",
+            "Selvaraju et al., ICCV 2017",
+        ),
+    ):
+        yield ExplainerSpec(
+            name=name,
+            target=f"earwitness_plugins.gradients.{target}",
+            summary=summary,
+            paper=paper,
+            needs=_GRADIENT.union(more_needs),
+        )
+
+
+def _perturbations() -> Iterator[ExplainerSpec]:
+    for name, target, summary, paper in (
+        (
+            "occlusion",
+            "Occlusion",
+            "Drop of the decision under a sliding window of silence.",
+            "Zeiler and Fergus, ECCV 2014",
+        ),
+        (
+            "feature-ablation",
+            "FeatureAblation",
+            "Drop of the decision when one time-frequency segment is silenced.",
+            "Zeiler and Fergus, ECCV 2014",
+        ),
+        (
+            "kernel-shap",
+            "KernelShap",
+            "Shapley values of time-frequency segments, by weighted regression.",
+            "Lundberg and Lee, NeurIPS 2017",
+        ),
+    ):
+        yield ExplainerSpec(
+            name=name,
+            target=f"earwitness_plugins.gradients.perturbation:{target}",
+            summary=summary,
+            paper=paper,
+        )
 
 
 def _controls() -> Iterator[ExplainerSpec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from captum.attr import LayerGradCam
@@ -11,15 +12,24 @@ from torch.nn import functional
 
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
-from earwitness.errors import ClassifierError
+from earwitness.errors import ClassifierError, NotApplicableError
 from earwitness.explanation import Explanation
 from earwitness.folding import normalised_layers
 from earwitness.random import Random
-from earwitness_plugins.gradients.inputs import AttributionInput, InputDomain, check_domain
+from earwitness_plugins.gradients.inputs import (
+    MEMORY_MB,
+    AttributionInput,
+    InputDomain,
+    check_domain,
+    check_memory,
+    explained,
+)
 
 
 class GradCam:
     """Channels of a convolutional layer, weighted by their mean gradient, summed and rectified (Eq. 1-2), by Captum.
+
+    A network that sees a clip as patches gets a map for each patch, which are averaged where patches overlap.
 
     Parameters
     ----------
@@ -28,37 +38,83 @@ class GradCam:
     layer : str, optional
         Dotted name of the layer. Default: the last convolution that keeps a time axis, after its batch norm if it has
         one (so that the classifier and its faster twin, in which the two are one, give the same map).
+    memory_mb : float
+        What the network may keep for its gradient at once; larger batches are explained in pieces.
     """
 
-    def __init__(self, *, domain: InputDomain = "features", layer: str | None = None) -> None:
+    def __init__(
+        self, *, domain: InputDomain = "features", layer: str | None = None, memory_mb: float = MEMORY_MB
+    ) -> None:
         self.domain = check_domain(domain)
         self.layer = layer
+        self.memory_mb = check_memory(memory_mb)
 
     def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
         """See :class:`earwitness.protocols.Explainer`.
 
         Raises
         ------
+        NotApplicableError
+            The network has no convolution, or its patches are no maps.
         ClassifierError
-            The network has no convolution, the layer has no time axis, or the classifier sees a clip as patches.
+            There is no such layer, or it has no time axis.
         """
+        cam = Cam.of(classifier, batch, self.layer)
+        given = AttributionInput.of(
+            classifier, batch, self.domain, target=target, random=random, memory_mb=self.memory_mb
+        )
+        return explained(given, cam)
+
+
+@dataclass(frozen=True, eq=False)
+class Cam:
+    """The class activation map of one layer, at the size of the input.
+
+    Attributes
+    ----------
+    classifier : AudioClassifier
+    layer : str
+    """
+
+    classifier: AudioClassifier
+    layer: str
+
+    @classmethod
+    def of(cls, classifier: AudioClassifier, batch: Batch, layer: str | None) -> Cam:
+        """Choose the layer where none is named, and look whether the classifier can be handled."""
         if classifier.segmenter is not None:
-            raise ClassifierError(
-                f"GradCAM does not handle {classifier.name}, which sees a clip as several patches: the maps of its "
-                "layers do not lie on the clip's time axis. Use saliency or integrated-gradients."
-            )
-        given = AttributionInput.of(classifier, batch, self.domain)
-        name = self.layer or last_convolution(classifier, batch)
-        values = given.values.clone().requires_grad_(True)
-        cam = LayerGradCam(given.forward, classifier.layer(name)).attribute(
-            values, target=target, relu_attributions=True
+            patches = classifier.segmenter(classifier.features(batch.waveforms[:1]))
+            if patches.ndim != 5:
+                raise NotApplicableError(
+                    f"GradCAM needs patches that are maps, (B, P, 1, rows, columns); {classifier.name} makes patches "
+                    f"of shape {tuple(patches.shape)}. Use saliency or integrated-gradients."
+                )
+        return cls(classifier, layer or last_convolution(classifier, batch))
+
+    def __call__(self, given: AttributionInput) -> Tensor:
+        """Tensor of the shape of ``given.values``, >= 0."""
+        cam = LayerGradCam(given.forward, self.classifier.layer(self.layer)).attribute(
+            given.leaf, target=given.target, relu_attributions=True
         )
         if cam.ndim not in (3, 4):
             raise ClassifierError(
-                f"GradCAM needs a layer with a time axis; {name!r} of {classifier.name} gives one value per channel. "
-                "Name a convolution."
+                f"GradCAM needs a layer with a time axis; {self.layer!r} of {self.classifier.name} gives one value per "
+                "channel. Name a convolution."
             )
-        return Explanation(target, relevance=given.relevance(_enlarged(cam.detach(), given)))
+        if self.classifier.segmenter is not None:
+            cam = self._joined(cam.detach(), given)
+        return _enlarged(cam.detach(), given)
+
+    def _joined(self, cams: Tensor, given: AttributionInput) -> Tensor:
+        """Maps of patches, (B·P, 1, H, W), brought to the feature map (B, 1, M, N'), averaged where they overlap."""
+        segment = self.classifier.segmenter
+        assert segment is not None
+        features = given.values if given.domain == "features" else self.classifier.features(given.values)
+        patches, back, *_ = torch.func.vjp(segment, features.detach())
+        maps = functional.interpolate(cams, patches.shape[3:], mode="bilinear", align_corners=False)
+        total: Tensor
+        total, seen = back(maps.reshape(patches.shape))[0], back(torch.ones_like(patches))[0]
+        return total / torch.where(seen > 0, seen, 1)
 
 
 def last_convolution(classifier: AudioClassifier, batch: Batch) -> str:
@@ -68,7 +124,7 @@ def last_convolution(classifier: AudioClassifier, batch: Batch) -> str:
 
     Raises
     ------
-    ClassifierError
+    NotApplicableError
         The network has none.
     """
     shapes: dict[str, torch.Size] = {}
@@ -89,7 +145,7 @@ def last_convolution(classifier: AudioClassifier, batch: Batch) -> str:
             handle.remove()
     names = [name for name, shape in shapes.items() if shape[-1] > 1]
     if not names:
-        raise ClassifierError(
+        raise NotApplicableError(
             f"GradCAM needs a convolution with a time axis; the network of {classifier.name} has none. Use saliency."
         )
     return normalised_layers(classifier.network).get(names[-1], names[-1])

@@ -2,57 +2,187 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from captum.attr import Saliency
 from torch import Tensor, nn
 
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
-from earwitness.errors import ClassifierError, ConfigurationError
-from earwitness.explanation import Relevance
+from earwitness.errors import ConfigurationError, NotApplicableError
+from earwitness.explanation import Explanation, Relevance
+from earwitness.random import Random
 
 InputDomain = Literal["features", "waveform"]
+
+MEMORY_MB = 256.0
+"""Default for what an explainer may hold of a network's hidden maps at once, in megabytes."""
+
+_MOST_ROWS = 16
+"""Rows of one pass at most: beyond, a CPU leaves its caches (chunks of 8-16 clips beat 64-200 by up to 2x)."""
 
 
 @dataclass(frozen=True, eq=False)
 class AttributionInput:
-    """What Captum differentiates: a function to logits and its input.
+    """What Captum is given for a batch of B rows: a function to logits, where it is evaluated, and which class counts.
 
     Attributes
     ----------
     forward : nn.Module
         Input -> logits (B, C). A module, because Captum's layer methods ask for one.
     values : Tensor (B, 1, M, N') or (B, T)
+    silence : Tensor (1, 1, M, N') or (1, T)
+        The same of digital silence: a log-mel's floor, or zeros.
     domain : {"features", "waveform"}
+    target : Tensor (B,), int64
+    random : Random
+    rows_at_once : int
+        The most rows that one pass through ``forward`` may have.
     """
 
     forward: nn.Module
     values: Tensor
+    silence: Tensor
     domain: InputDomain
+    target: Tensor
+    random: Random
+    rows_at_once: int = 1
 
     @classmethod
-    def of(cls, classifier: AudioClassifier, batch: Batch, domain: InputDomain) -> AttributionInput:
+    def of(
+        cls,
+        classifier: AudioClassifier,
+        batch: Batch,
+        domain: InputDomain,
+        *,
+        target: Tensor,
+        random: Random,
+        memory_mb: float,
+    ) -> AttributionInput:
         """Prepare a batch; a network that eats samples is always explained over them.
 
-        Parameters
-        ----------
-        classifier : AudioClassifier
-        batch : Batch
-        domain : {"features", "waveform"}
+        ``memory_mb`` is what the network may keep for its gradient in one pass.
         """
-        has_features = classifier.feature_grid(batch.waveforms.shape[1]) is not None
-        if domain == "waveform" or not has_features:
-            return cls(_Forward(classifier, classifier.logits), batch.waveforms, "waveform")
-        features = classifier.features(batch.waveforms).detach()
-        return cls(_Forward(classifier, classifier.logits_of_features), features, "features")
+        nothing = torch.zeros_like(batch.waveforms[:1])
+        if domain == "waveform" or classifier.feature_grid(batch.waveforms.shape[1]) is None:
+            forward = _Forward(classifier, classifier.logits)
+            given = cls(forward, batch.waveforms, nothing, "waveform", target, random)
+        else:
+            with torch.no_grad():
+                features, silence = classifier.features(batch.waveforms), classifier.features(nothing)
+            forward = _Forward(classifier, classifier.logits_of_features)
+            given = cls(forward, features, silence, "features", target, random)
+        return replace(given, rows_at_once=_rows_within(given, memory_mb))
+
+    @property
+    def leaf(self) -> Tensor:
+        """A copy of ``values`` that asks for its gradient."""
+        return self.values.detach().clone().requires_grad_(True)
+
+    @property
+    def copies_at_once(self) -> int:
+        """How many times all rows fit into one pass, at least once."""
+        return max(1, self.rows_at_once // len(self.values))
+
+    def pieces(self, n_rows: int | None = None) -> Iterator[AttributionInput]:
+        """The batch cut into inputs of at most ``n_rows`` rows (default: ``rows_at_once``)."""
+        step = n_rows or self.rows_at_once
+        for start in range(0, len(self.values), step):
+            rows = slice(start, start + step)
+            yield replace(
+                self,
+                values=self.values[rows],
+                target=self.target[rows],
+                random=Random(self.random.seed, self.random.clip_ids[rows]),
+            )
 
     def relevance(self, values: Tensor) -> Relevance:
         """Wrap an attribution of the shape of ``values``, without its channel axis."""
         flat = values.detach().float()
         return Relevance(flat[:, 0] if self.domain == "features" else flat, self.domain)
+
+    def target_logits(self, values: Tensor) -> Tensor:
+        """The explained class' logit (B,) at ``values`` (B or 1 rows), without gradient."""
+        with torch.no_grad():
+            logits: Tensor = self.forward(values)
+        return logits.expand(len(self.target), -1).gather(1, self.target[:, None])[:, 0]
+
+
+def explained(
+    given: AttributionInput,
+    attribute: Callable[[AttributionInput], Tensor],
+    *,
+    baseline: Tensor | None = None,
+) -> Explanation:
+    """Ask a method piece by piece, within the memory.
+
+    Parameters
+    ----------
+    given : AttributionInput
+    attribute : callable
+        A piece -> its attribution, of the shape of the piece's ``values``.
+    baseline : Tensor (1, ...), optional
+        For methods that share out the change of the logit from a baseline: then the diagnostic ``completeness_gap``,
+        (B,), is |sum of relevance - (logit(x) - logit(baseline))|.
+
+    Returns
+    -------
+    Explanation
+    """
+    attributions, gaps = [], []
+    with _no_notice_of_hooks():
+        for piece in given.pieces():
+            found = attribute(piece).detach()
+            attributions.append(found)
+            if baseline is not None:
+                change = piece.target_logits(piece.values) - piece.target_logits(baseline)
+                gaps.append((found.flatten(1).sum(1) - change).abs().float())
+    diagnostics = {"completeness_gap": torch.cat(gaps)} if gaps else {}
+    return Explanation(given.target, relevance=given.relevance(torch.cat(attributions)), diagnostics=diagnostics)
+
+
+def gradient_at(given: AttributionInput, points: Tensor) -> Tensor:
+    """Gradient of the target's logit at some copies of the rows.
+
+    Captum's own sampling (``NoiseTunnel``, ``GradientShap``) draws for the whole batch at once, so that a clip's draws
+    would depend on its neighbours; here the points come from each clip's own stream, and Captum differentiates.
+
+    Parameters
+    ----------
+    given : AttributionInput
+    points : Tensor (K, B, ...)
+        K points for each row.
+
+    Returns
+    -------
+    Tensor (K, B, ...)
+    """
+    leaf = points.flatten(0, 1).requires_grad_(True)
+    gradient: Tensor = Saliency(given.forward).attribute(leaf, target=given.target.repeat(len(points)), abs=False)
+    return gradient.detach().reshape(points.shape)
+
+
+def _rows_within(given: AttributionInput, memory_mb: float) -> int:
+    """How many rows keep no more than that for their gradient: 1 to 16.
+
+    Measured on one row, so the answer depends on nothing but the network and the length of its input.
+    """
+    held: dict[int, int] = {weight.data_ptr(): 0 for weight in given.forward.parameters()}
+
+    def note(tensor: Tensor) -> Tensor:
+        held.setdefault(tensor.data_ptr(), tensor.untyped_storage().nbytes())
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logits = given.forward(given.leaf[:1])
+        n_bytes = sum(held.values())
+        del logits  # until here, so that no address is given out twice
+    return max(1, min(_MOST_ROWS, int(memory_mb * 1e6 / max(1, n_bytes))))
 
 
 class _Forward(nn.Module):
@@ -65,11 +195,19 @@ class _Forward(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         logits = self._function(values)
         if values.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
-            raise ClassifierError(
+            raise NotApplicableError(
                 f"{self._name} has no gradient from its logits to its input: a step in between is not differentiable. "
                 "Use a method that needs none."
             )
         return logits
+
+
+@contextmanager
+def _no_notice_of_hooks() -> Iterator[None]:
+    """Captum announces each time that it hooks a copy of the network; nobody needs to act on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Setting (forward, )?backward hooks")
+        yield
 
 
 def check_domain(domain: str) -> InputDomain:
@@ -77,3 +215,17 @@ def check_domain(domain: str) -> InputDomain:
     if domain not in ("features", "waveform"):
         raise ConfigurationError(f"domain must be 'features' or 'waveform', got {domain!r}.")
     return domain  # type: ignore[return-value]
+
+
+def check_memory(memory_mb: float) -> float:
+    """The memory itself, or a ConfigurationError."""
+    if not memory_mb > 0:
+        raise ConfigurationError(f"memory_mb must be positive (megabytes), got {memory_mb!r}.")
+    return float(memory_mb)
+
+
+def check_count(method: str, name: str, count: int, least: int) -> int:
+    """The count itself, or a ConfigurationError."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
+        raise ConfigurationError(f"{method} needs {name} >= {least}, got {count!r}.")
+    return count

@@ -13,7 +13,15 @@ from earwitness.clips import Batch
 from earwitness.errors import ConfigurationError
 from earwitness.explanation import Explanation
 from earwitness.random import Random
-from earwitness_plugins.gradients.inputs import AttributionInput, InputDomain, check_domain
+from earwitness_plugins.gradients.inputs import (
+    MEMORY_MB,
+    AttributionInput,
+    InputDomain,
+    check_count,
+    check_domain,
+    check_memory,
+    explained,
+)
 
 
 class IntegratedGradients:
@@ -28,6 +36,8 @@ class IntegratedGradients:
     baseline : {"silence", "zero"}
         Where the line begins: the features of digital silence (a log-mel's floor), or the value 0 (for log-mel maps
         that is a *loud* signal). Over samples both are silence.
+    memory_mb : float
+        What the network may keep for its gradient at once; it decides how many points go through in one pass.
 
     Notes
     -----
@@ -36,34 +46,35 @@ class IntegratedGradients:
     """
 
     def __init__(
-        self, *, domain: InputDomain = "features", n_steps: int = 32, baseline: Literal["silence", "zero"] = "silence"
+        self,
+        *,
+        domain: InputDomain = "features",
+        n_steps: int = 32,
+        baseline: Literal["silence", "zero"] = "silence",
+        memory_mb: float = MEMORY_MB,
     ) -> None:
-        if n_steps < 2:
-            raise ConfigurationError(f"integrated-gradients needs n_steps >= 2, got {n_steps}.")
         if baseline not in ("silence", "zero"):
             raise ConfigurationError(f"baseline must be 'silence' or 'zero', got {baseline!r}.")
         self.domain = check_domain(domain)
-        self.n_steps = n_steps
+        self.n_steps = check_count("integrated-gradients", "n_steps", n_steps, 2)
         self.baseline = baseline
+        self.memory_mb = check_memory(memory_mb)
 
     def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
         """See :class:`earwitness.protocols.Explainer`."""
-        given = AttributionInput.of(classifier, batch, self.domain)
-        baseline = torch.zeros_like(given.values)
-        if given.domain == "features" and self.baseline == "silence":
-            with torch.no_grad():
-                baseline = baseline + classifier.features(torch.zeros_like(batch.waveforms[:1]))
-        relevance = CaptumIntegratedGradients(given.forward).attribute(
-            given.values,
-            baselines=baseline,
-            target=target,
-            n_steps=self.n_steps,
-            internal_batch_size=len(batch),  # one step at a time: memory stays that of a plain gradient
+        given = AttributionInput.of(
+            classifier, batch, self.domain, target=target, random=random, memory_mb=self.memory_mb
         )
-        with torch.no_grad():
-            ends = given.forward(given.values) - given.forward(baseline)
-        change = ends.gather(1, target[:, None])[:, 0]
-        gap = (relevance.flatten(1).sum(1) - change).abs()
-        return Explanation(
-            target, relevance=given.relevance(relevance), diagnostics={"completeness_gap": gap.detach().float()}
-        )
+        baseline = given.silence if self.baseline == "silence" else torch.zeros_like(given.silence)
+
+        def attribute(piece: AttributionInput) -> Tensor:
+            found: Tensor = CaptumIntegratedGradients(piece.forward).attribute(
+                piece.values,
+                baselines=baseline.expand_as(piece.values),
+                target=piece.target,
+                n_steps=self.n_steps,
+                internal_batch_size=piece.rows_at_once,
+            )
+            return found
+
+        return explained(given, attribute, baseline=baseline)

@@ -1,0 +1,220 @@
+"""Methods that silence parts of the input and watch the logit: occlusion, feature ablation, KernelSHAP.
+
+They need no gradient. Parts are blocks of the feature map (frequency bands × stretches of time), or stretches of
+samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from captum.attr import FeatureAblation as CaptumFeatureAblation
+from captum.attr import KernelShap as CaptumKernelShap
+from captum.attr import Occlusion as CaptumOcclusion
+from torch import Tensor
+
+from earwitness.classifier import AudioClassifier
+from earwitness.clips import Batch
+from earwitness.explanation import Explanation
+from earwitness.random import Random, stream_seed
+from earwitness_plugins.gradients.inputs import (
+    MEMORY_MB,
+    AttributionInput,
+    InputDomain,
+    check_count,
+    check_domain,
+    check_memory,
+    explained,
+)
+
+
+class FeatureAblation:
+    """Drop of the logit when one segment is silenced, for each segment, by Captum (Zeiler and Fergus, 2014).
+
+    Parameters
+    ----------
+    domain : {"features", "waveform"}
+    frequency_segments, time_segments : int
+        Blocks over frequency (of the feature map) and over time.
+    memory_mb : float
+        What the network may hold at once; it decides how many segments go through in one pass.
+    """
+
+    def __init__(
+        self,
+        *,
+        domain: InputDomain = "features",
+        frequency_segments: int = 8,
+        time_segments: int = 10,
+        memory_mb: float = MEMORY_MB,
+    ) -> None:
+        self.domain = check_domain(domain)
+        self.frequency_segments = check_count("feature-ablation", "frequency_segments", frequency_segments, 1)
+        self.time_segments = check_count("feature-ablation", "time_segments", time_segments, 1)
+        self.memory_mb = check_memory(memory_mb)
+
+    def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
+        """See :class:`earwitness.protocols.Explainer`."""
+
+        def attribute(piece: AttributionInput) -> Tensor:
+            found: Tensor = CaptumFeatureAblation(piece.forward).attribute(
+                piece.values,
+                baselines=piece.silence.expand_as(piece.values),
+                target=piece.target,
+                feature_mask=segments(piece.values, self.frequency_segments, self.time_segments),
+                perturbations_per_eval=piece.copies_at_once,
+            )
+            return found
+
+        given = AttributionInput.of(
+            classifier, batch, self.domain, target=target, random=random, memory_mb=self.memory_mb
+        )
+        with torch.no_grad():
+            return explained(given, attribute)
+
+
+class Occlusion:
+    """Drop of the logit under a sliding silent window, averaged over the windows on a cell, by Captum.
+
+    Zeiler and Fergus, 2014, section 4.2.
+
+    Parameters
+    ----------
+    domain : {"features", "waveform"}
+    frequency_segments, time_segments : int
+        The window spans this fraction of the map (1/8 of the bands, 1/10 of the time) and moves by half its size.
+    memory_mb : float
+        What the network may hold at once; it decides how many windows go through in one pass.
+    """
+
+    def __init__(
+        self,
+        *,
+        domain: InputDomain = "features",
+        frequency_segments: int = 8,
+        time_segments: int = 10,
+        memory_mb: float = MEMORY_MB,
+    ) -> None:
+        self.domain = check_domain(domain)
+        self.frequency_segments = check_count("occlusion", "frequency_segments", frequency_segments, 1)
+        self.time_segments = check_count("occlusion", "time_segments", time_segments, 1)
+        self.memory_mb = check_memory(memory_mb)
+
+    def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
+        """See :class:`earwitness.protocols.Explainer`."""
+
+        def attribute(piece: AttributionInput) -> Tensor:
+            *bands, n_columns = piece.values.shape[1:]
+            time = -(-n_columns // self.time_segments)
+            frequency = [-(-n_bands // self.frequency_segments) for n_bands in bands[1:]]
+            window = (*[1] * len(bands[:1]), *frequency, time)
+            found: Tensor = CaptumOcclusion(piece.forward).attribute(
+                piece.values,
+                sliding_window_shapes=window,
+                strides=tuple(-(-size // 2) for size in window),
+                baselines=piece.silence.expand_as(piece.values),
+                target=piece.target,
+                perturbations_per_eval=piece.copies_at_once,
+            )
+            return found
+
+        given = AttributionInput.of(
+            classifier, batch, self.domain, target=target, random=random, memory_mb=self.memory_mb
+        )
+        with torch.no_grad():
+            return explained(given, attribute)
+
+
+class KernelShap:
+    """Shapley values of segments, estimated by weighted regression, by Captum (Lundberg and Lee, 2017, section 4.1).
+
+    Parameters
+    ----------
+    domain : {"features", "waveform"}
+    frequency_segments, time_segments : int
+        The players: blocks over frequency (of the feature map) and over time. A silenced block is out of the game.
+    n_samples : int
+        Coalitions that are tried; fewer than twice the number of players leave the regression loose.
+    memory_mb : float
+        What the network may hold at once; it decides how many coalitions go through in one pass.
+
+    Notes
+    -----
+    The diagnostic ``completeness_gap`` is |sum of Shapley values - (logit(x) - logit(silence))|; the regression holds
+    it near 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        domain: InputDomain = "features",
+        frequency_segments: int = 6,
+        time_segments: int = 8,
+        n_samples: int = 200,
+        memory_mb: float = MEMORY_MB,
+    ) -> None:
+        self.domain = check_domain(domain)
+        self.frequency_segments = check_count("kernel-shap", "frequency_segments", frequency_segments, 1)
+        self.time_segments = check_count("kernel-shap", "time_segments", time_segments, 2)
+        self.n_samples = check_count("kernel-shap", "n_samples", n_samples, 2)
+        self.memory_mb = check_memory(memory_mb)
+
+    def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
+        """See :class:`earwitness.protocols.Explainer`."""
+        given = AttributionInput.of(
+            classifier, batch, self.domain, target=target, random=random, memory_mb=self.memory_mb
+        )
+        with torch.no_grad():
+            return explained(given, self._attribute, baseline=given.silence)
+
+    def _attribute(self, given: AttributionInput) -> Tensor:
+        """Clip by clip, as the regression goes: then a clip's coalitions come from its own stream."""
+        found = []
+        for clip in given.pieces(1):
+            parts = segments(clip.values, self.frequency_segments, self.time_segments)
+            with _seeded(stream_seed(clip.random.seed, *clip.random.clip_ids, "coalitions"), clip.values.device):
+                values: Tensor = CaptumKernelShap(clip.forward).attribute(
+                    clip.values,
+                    baselines=clip.silence,
+                    target=clip.target,
+                    feature_mask=parts,
+                    n_samples=self.n_samples,
+                    perturbations_per_eval=clip.rows_at_once,
+                )
+            # Captum gives each cell its segment's value; spread it, so that the map sums to what is shared out.
+            found.append(values / torch.bincount(parts.flatten())[parts])
+        return torch.cat(found)
+
+
+def segments(values: Tensor, n_frequency: int, n_time: int) -> Tensor:
+    """Numbers of the blocks that a map is cut into, of nearly equal size.
+
+    Parameters
+    ----------
+    values : Tensor (B, 1, M, N') or (B, T)
+    n_frequency, n_time : int
+        Blocks over frequency and over time, no more than there are rows and columns.
+
+    Returns
+    -------
+    Tensor (1, 1, M, N') or (1, T), int64
+        0, 1, … without a gap.
+    """
+    n_columns = values.shape[-1]
+    n_time = min(n_time, n_columns)
+    over_time = torch.arange(n_columns, device=values.device) * n_time // n_columns
+    if values.ndim == 2:
+        return over_time[None]
+    n_bands = values.shape[2]
+    over_frequency = torch.arange(n_bands, device=values.device) * min(n_frequency, n_bands) // n_bands
+    return (over_frequency[:, None] * n_time + over_time)[None, None]
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's global generator, the only one that Captum draws from, at a seed; afterwards as it was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
