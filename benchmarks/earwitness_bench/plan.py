@@ -14,7 +14,7 @@ from earwitness.classifier import AudioClassifier
 from earwitness.clips import Dataset
 from earwitness.errors import ConfigurationError
 from earwitness.fitting import fitted_identity
-from earwitness.parameters import resolved_parameters
+from earwitness.parameters import resolved_parameters, takes
 from earwitness.registry import Registry
 from earwitness.specs import ExplainerSpec, MetricSpec
 from earwitness_bench.identity import plugin_identity
@@ -51,6 +51,8 @@ class Contestant:
         Name in tables.
     entry, spec
         From the suite, and from its plugin.
+    parameters : dict
+        The entry's, with what the suite sets for all explainers.
     identity : dict
         All of it that can change numbers.
     fitted : Path or str or None
@@ -62,6 +64,7 @@ class Contestant:
     title: str
     entry: ExplainerEntry
     spec: ExplainerSpec
+    parameters: dict[str, Any]
     identity: dict[str, Any]
     fitted: Path | str | None = None
     shuffle_of: str | None = None
@@ -153,10 +156,10 @@ def make_contestants(suite: Suite, registry: Registry, fitted: dict[str, Path | 
     EarwitnessError
         An explainer or parameter does not exist.
     """
-    contestants = [_contestant(entry, registry, fitted.get(entry.title)) for entry in suite.explainers]
+    contestants = [_contestant(suite, entry, registry, fitted.get(entry.title)) for entry in suite.explainers]
     if suite.controls:
         present = [contestant.identity for contestant in contestants]
-        controls = [_contestant(entry, registry, None) for entry in CONTROLS]
+        controls = [_contestant(suite, entry, registry, None) for entry in CONTROLS]
         methods = [contestant for contestant in contestants if not contestant.is_control]
         contestants += [control for control in controls if control.identity not in present]
         contestants += [
@@ -175,19 +178,25 @@ def make_contestants(suite: Suite, registry: Registry, fitted: dict[str, Path | 
     return contestants
 
 
-def _contestant(entry: ExplainerEntry, registry: Registry, fitted: Path | str | None) -> Contestant:
+def explainer_parameters(suite: Suite, entry: ExplainerEntry, spec: ExplainerSpec) -> dict[str, Any]:
+    """An explainer's parameters: those of its entry, and the suite's ``memory_mb`` where it takes one."""
+    return ({"memory_mb": suite.memory_mb} if takes(spec, "memory_mb") else {}) | entry.parameters
+
+
+def _contestant(suite: Suite, entry: ExplainerEntry, registry: Registry, fitted: Path | str | None) -> Contestant:
     offer = registry.explainer(entry.name)
     if "fit" in offer.spec.needs and entry.fit is None:
         raise ConfigurationError(
             f"{entry.title} must be fitted first. Say to which data: fit = {{ name = 'toy' }} in its [[explainers]]."
         )
+    parameters = explainer_parameters(suite, entry, offer.spec)
     identity: dict[str, Any] = {
         "name": offer.qualified_name,
         "plugin": plugin_identity(offer),  # type: ignore[arg-type]
-        "parameters": resolved_parameters(offer.spec, entry.parameters),
+        "parameters": resolved_parameters(offer.spec, parameters),
         "fitted": fitted_identity(fitted) if isinstance(fitted, Path) else fitted,
     }
-    return Contestant(entry.title, entry, offer.spec, identity, fitted)
+    return Contestant(entry.title, entry, offer.spec, parameters, identity, fitted)
 
 
 def make_judges(suite: Suite, registry: Registry) -> tuple[Judge, ...]:

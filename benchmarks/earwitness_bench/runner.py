@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from earwitness.artifacts import digest_of
+from earwitness.classifier import AudioClassifier
 from earwitness.clips import Dataset
 from earwitness.errors import CheckpointError, ConfigurationError, PluginError, StoreError
 from earwitness.fitting import fit
@@ -24,7 +25,17 @@ from earwitness.registry import Registry
 from earwitness_bench.engines import Engine, Serial
 from earwitness_bench.identity import environment, machine, plugin_identity
 from earwitness_bench.isolation import isolated
-from earwitness_bench.plan import Contestant, Judge, Stage, Unit, make_contestants, make_judges, make_stage, make_units
+from earwitness_bench.plan import (
+    Contestant,
+    Judge,
+    Stage,
+    Unit,
+    explainer_parameters,
+    make_contestants,
+    make_judges,
+    make_stage,
+    make_units,
+)
 from earwitness_bench.store import Store
 from earwitness_bench.suite import ExplainerEntry, Suite
 from earwitness_bench.worker import Worker
@@ -94,14 +105,18 @@ def run_suite(
             progress(0, 0, f"loading {arena.title}")
             dataset = load_dataset(arena.dataset.name, parameters=arena.dataset.parameters, plugins=registry)
             classifier = load_classifier(
-                arena.classifier.name, parameters=arena.classifier.parameters, device=device, plugins=registry
+                arena.classifier.name,
+                parameters=arena.classifier.parameters,
+                device=device,
+                precision=suite.precision,
+                plugins=registry,
             )
             stage = make_stage(suite, arena, dataset, classifier)
             contestants = make_contestants(suite, registry, _fit_all(suite, stage, store, registry, env, progress))
             stage_units = list(make_units(suite, stage, contestants, judges, env))
             units += stage_units
             plans.append(_plan_of(stage, contestants, stage_units))
-            notes += [f"{arena.title}: {note}" for note in dataset.notes]
+            notes += [f"{arena.title}: {note}" for note in (*dataset.notes, *_precision_note(classifier))]
         store.write_plan(
             {
                 "suite": suite.model_dump(mode="json"),
@@ -123,6 +138,15 @@ def run_suite(
     return Summary(explained, scored, cached, tuple(failed), tuple(notes))
 
 
+def _precision_note(classifier: AudioClassifier) -> list[str]:
+    if classifier.precision == "float32":
+        return []
+    return [
+        f"the network computes in {classifier.precision}; on noise its logits differ from those in float32 by up to "
+        f"{classifier.precision_deviation:.2%} of the largest |logit|."
+    ]
+
+
 def _fit_all(
     suite: Suite, stage: Stage, store: Store, registry: Registry, env: dict[str, Any], progress: Progress
 ) -> dict[str, Path | str]:
@@ -132,11 +156,12 @@ def _fit_all(
         if entry.fit is None:
             continue
         offer = registry.explainer(entry.name)
+        parameters = explainer_parameters(suite, entry, offer.spec)
         train = load_dataset(entry.fit.name, parameters=entry.fit.parameters, plugins=registry)
         identity = {
             "environment": env,
             "explainer": [offer.qualified_name, plugin_identity(offer)],  # type: ignore[arg-type]
-            "parameters": resolved_parameters(offer.spec, entry.parameters),
+            "parameters": resolved_parameters(offer.spec, parameters),
             "classifier": stage.classifier.checksum,
             "train": [[clip.clip_id, clip.labels, clip.fingerprint] for clip in train.entries],
             "seed": suite.seed,
@@ -144,7 +169,8 @@ def _fit_all(
         folder = store.folder / "fits" / f"{offer.spec.name}-{digest_of(identity)[:16]}"
         report = functools.partial(_fitting, progress, entry.title)
         try:
-            _fit_or_load(registry, entry, stage, train, folder, suite.seed, report)
+            completed = entry.model_copy(update={"parameters": parameters})
+            _fit_or_load(registry, completed, stage, train, folder, suite.seed, report)
         except (ConfigurationError, PluginError, StoreError):
             raise
         except (Exception, SystemExit) as error:

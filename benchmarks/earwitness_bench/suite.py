@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator, model_validator
 
 from earwitness.audio.rules import parse_rule
+from earwitness.classifier import Precision
 from earwitness.errors import ConfigurationError, nearest
 
 SHIPPED = Path(__file__).parent / "suites"
@@ -91,6 +92,11 @@ class Suite(_Section):
     controls
         Run the controls: noise, loudness, constant gain, all-ones, all-zeros, and each method's own maps shuffled
         over clips.
+    precision
+        In which the networks compute: ``float32``, or ``bfloat16`` (see ``AudioClassifier.at_precision``).
+    memory_mb
+        What an explainer may hold of a network's hidden maps at once: the default of each explainer's own parameter
+        of this name. It decides how many points go through in one pass, and so the last bits of a result.
     map_cap_mb
         Explanations of a chunk that are larger are not kept but computed again when needed.
     """
@@ -105,6 +111,8 @@ class Suite(_Section):
     scale: Literal["magnitude", "log1p"] = "magnitude"
     rule: str = "normalise"
     controls: StrictBool = True
+    precision: Precision = "float32"
+    memory_mb: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] = 256.0
     map_cap_mb: Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)] = 16.0
     arenas: Annotated[tuple[Arena, ...], Field(min_length=1)]
     explainers: Annotated[tuple[ExplainerEntry, ...], Field(min_length=1)]

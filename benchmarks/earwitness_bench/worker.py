@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import time
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -167,22 +168,40 @@ class Worker:
         cell = self._found("explain", unit.base_key)
         if cell is not None and cell["status"] == "failed":
             raise ExplanationError(cell["error"])
+        if cell is not None and cell["status"] == "skipped":
+            raise NotApplicableError(cell["reason"])
         explanation = self._ask(unit, prepared, prepared.scene.classifier, prepared.scene.batch)
         _check_shapes(explanation, prepared.scene)
         return explanation
 
-    def _ask(self, unit: Unit, prepared: _Prepared, classifier: AudioClassifier, batch: Batch) -> Explanation:
-        """Call an explainer on private copies of classifier and samples; its maps go through half precision."""
-        target, seed = prepared.target, self.suite.seed
+    def _ask(
+        self,
+        unit: Unit,
+        prepared: _Prepared,
+        classifier: AudioClassifier,
+        batch: Batch,
+        *,
+        target: Tensor | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> Explanation:
+        """Call an explainer on private copies of classifier and samples; its maps go through half precision.
+
+        ``rows`` of the chunk are what ``batch`` stands for (default: all), and their classes are explained unless
+        ``target`` names others.
+        """
+        seed = self.suite.seed
+        row_ids = prepared.row_ids if rows is None else tuple(prepared.row_ids[row] for row in rows)
+        if target is None:
+            target = prepared.target if rows is None else prepared.target[list(rows)]
         private = Batch(batch.waveforms.clone(), batch.rate, batch.clips)
         explainer = self._explainer(unit)
         try:
-            with isolated(stream_seed(seed, "explain", *prepared.row_ids), classifier.device):
+            with isolated(stream_seed(seed, "explain", *row_ids), classifier.device):
                 explanation = explainer.explain(
                     classifier.to(classifier.device),
                     private,
                     target=target.clone(),
-                    random=Random(seed, prepared.row_ids),
+                    random=Random(seed, row_ids),
                 )
         except BaseException:
             self._explainers.clear()  # an explainer that broke off may be left in any state
@@ -203,7 +222,7 @@ class Worker:
         if key not in self._explainers:
             self._explainers[key] = load_explainer(
                 entry.name,
-                parameters=None if fitted else entry.parameters,
+                parameters=None if fitted else unit.contestant.parameters,
                 checkpoint=fitted,
                 classifier=classifier,
                 plugins=self.registry,
@@ -254,12 +273,19 @@ class Worker:
     def _context(self, unit: Unit, prepared: _Prepared, explanation: Explanation) -> Context:
         suite = self.suite
 
-        def explain_again(classifier: AudioClassifier, batch: Batch) -> Explanation:
-            again = self._ask(unit, prepared, classifier, batch)
+        def explain_again(
+            classifier: AudioClassifier, batch: Batch, *, target: Tensor | None, rows: Sequence[int] | None
+        ) -> Explanation:
             if unit.contestant.shuffle_of is None:
-                return again
-            others = _others(suite.seed, prepared.scene.batch.clip_ids, prepared)
-            return shuffled(again, others.to(prepared.target.device))
+                return self._ask(unit, prepared, classifier, batch, target=target, rows=rows)
+            others = _others(suite.seed, prepared.scene.batch.clip_ids, prepared).to(prepared.target.device)
+            if target is None and rows is None:
+                return shuffled(self._ask(unit, prepared, classifier, batch), others)
+            # The map is of another recording, whatever was done to this one.
+            own = torch.arange(len(others)) if rows is None else torch.tensor(rows)
+            chosen = others[own.to(others.device)].tolist()
+            again = self._ask(unit, prepared, classifier, prepared.scene.batch.select(chosen), target=target, rows=chosen)
+            return replace(again, target=prepared.target[own] if target is None else target, diagnostics={})
 
         return Context(
             unit.stage.classifier,

@@ -14,7 +14,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ from earwitness.pooling import POOLS, PoolName
 
 Segmenter = Callable[[Tensor], Tensor]
 """Features (B, 1, M, N') -> patches (B, P, ...), what the network eats along the last axes."""
+
+Precision = Literal["float32", "bfloat16"]
 
 _GRIDS_KEPT = 32
 _T = TypeVar("_T")
@@ -101,6 +103,7 @@ class AudioClassifier:
         self.multilabel = multilabel
         self.duration_s = duration_s
         self.name = name
+        self.precision: Precision = "float32"
         self._n_outputs = len(self.labels)
         self._regrouping: tuple[tuple[int, ...], ...] | None = None
         self._validated = False
@@ -284,6 +287,18 @@ class AudioClassifier:
         regrouped._regrouping = members
         return regrouped
 
+    def with_network(self, network: nn.Module) -> AudioClassifier:
+        """The same classifier around another network of the same inputs and outputs, such as one with other weights.
+
+        The network is shared, not copied. The checksum is that of the new network's tensors.
+        """
+        other = copy.copy(self)
+        other.__dict__.pop("_tensors_digest", None)
+        other.network = network
+        other._validated = False
+        other._architecture = [identity_of_architecture(network), *self._architecture[1:]]
+        return other
+
     def prepare(self) -> AudioClassifier:
         """The same classifier, tried on noise and made faster.
 
@@ -304,6 +319,37 @@ class AudioClassifier:
         fast.network = prepared(self.network, inputs)
         return fast
 
+    def at_precision(self, precision: Precision) -> AudioClassifier:
+        """The same classifier whose network computes in another precision; front end and logits stay float32.
+
+        Parameters
+        ----------
+        precision : {"float32", "bfloat16"}
+            ``"bfloat16"`` (torch's autocast) is faster on GPUs, and on CPUs that multiply bfloat16 in hardware, and
+            changes the numbers: :attr:`precision_deviation` says by how much.
+
+        Raises
+        ------
+        ConfigurationError
+            There is no such precision.
+        """
+        if precision not in get_args(Precision):
+            raise ConfigurationError(f"There is no precision {precision!r}. {nearest(precision, get_args(Precision))}")
+        other = copy.copy(self)
+        other.__dict__.pop("precision_deviation", None)
+        other.precision = precision
+        return other
+
+    @functools.cached_property
+    def precision_deviation(self) -> float:
+        """Largest difference from the logits in float32, over the largest |logit|, on seeded noise."""
+        if self.precision == "float32":
+            return 0.0
+        noise = self._noise()
+        with torch.no_grad():
+            exact = self.at_precision("float32").logits(noise)
+            return float((self.logits(noise) - exact).abs().max() / exact.abs().max())
+
     def to(self, device: torch.device | str) -> AudioClassifier:
         """The same classifier on another device."""
         moved = copy.copy(self)
@@ -323,6 +369,7 @@ class AudioClassifier:
                 "regrouping": self._regrouping,
                 "pool": self.pool,
                 "multilabel": self.multilabel,
+                "precision": self.precision,
             }
         )
 
@@ -359,7 +406,10 @@ class AudioClassifier:
             check_logits(self.network, inputs, n_classes=self._n_outputs, multilabel=self.multilabel, name=self.name)
             self._validated = True
         # A copy, because an in-place operation at the network's entrance would change the caller's batch.
-        outputs: Tensor = self.network(inputs.clone())
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            outputs: Tensor = self.network(inputs.clone())
+        if self.precision == "bfloat16":
+            outputs = outputs.float()
         check_shape(outputs, n_rows=inputs.shape[0], n_classes=self._n_outputs, name=self.name)
         return outputs
 

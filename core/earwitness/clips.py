@@ -138,6 +138,10 @@ class Batch:
         """Identity of each row."""
         return tuple(clip.clip_id for clip in self.clips)
 
+    def select(self, rows: Sequence[int]) -> Batch:
+        """Some of its rows, as a batch."""
+        return Batch(self.waveforms[list(rows)], self.rate, tuple(self.clips[row] for row in rows))
+
     def target_sources(self, labels: Sequence[str]) -> Tensor | None:
         """What each row holds of its target class: Tensor (B, T), or None where a row's sources are not known.
 

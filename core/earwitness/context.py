@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,11 +13,18 @@ from earwitness.audio.rules import Normalise, Rule
 from earwitness.audio.stft import ListeningSTFT
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
+from earwitness.errors import ExplanationError
 from earwitness.explanation import Explanation, Route, Scale
 from earwitness.random import Random
 from earwitness.render import Rendering, Scene, render
 
-ExplainAgain = Callable[[AudioClassifier, Batch], Explanation]
+
+class ExplainAgain(Protocol):
+    """The method that made an explanation, at work again; see :meth:`Context.explain`."""
+
+    def __call__(
+        self, classifier: AudioClassifier, batch: Batch, *, target: Tensor | None, rows: Sequence[int] | None
+    ) -> Explanation: ...
 
 
 class Context:
@@ -115,11 +123,43 @@ class Context:
         """Pick the target's column of (B, C): Tensor (B,)."""
         return values.gather(1, self.target[:, None])[:, 0]
 
-    def explain(self, batch: Batch, classifier: AudioClassifier | None = None) -> Explanation:
-        """The same method again, on another batch or on another classifier (such as one with randomised weights)."""
+    def explain(
+        self,
+        batch: Batch,
+        classifier: AudioClassifier | None = None,
+        *,
+        target: Tensor | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> Explanation:
+        """The same method again.
+
+        Parameters
+        ----------
+        batch : Batch
+            Recordings in place of the context's own, such as disturbed ones.
+        classifier : AudioClassifier, optional
+            Another one, such as one with randomised weights. Default: the context's.
+        target : Tensor (R,), int64, optional
+            Other classes. Default: those that were explained.
+        rows : sequence of int, length R, optional
+            Which rows of the context's batch those of ``batch`` stand for. Default: all, in their order.
+
+        Raises
+        ------
+        ExplanationError
+            ``batch``, ``target`` and ``rows`` have not the same length.
+        RuntimeError
+            The context was made without a way to explain again.
+        """
         if self._explain is None:
             raise RuntimeError("This context was made without a way to explain again.")
-        return self._explain(classifier or self.classifier, batch)
+        wanted = len(self.batch) if rows is None else len(rows)
+        if len(batch) != wanted or (target is not None and len(target) != wanted):
+            raise ExplanationError(
+                f"Explaining again {wanted} rows of the batch needs as many recordings and classes, got {len(batch)} "
+                f"and {len(batch) if target is None else len(target)}. Say by `rows` which rows they stand for."
+            )
+        return self._explain(classifier or self.classifier, batch, target=target, rows=rows)
 
     @torch.no_grad()
     def _probabilities_of(self, waveforms: Tensor, gain: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from earwitness.classifier import AudioClassifier
+from earwitness.classifier import AudioClassifier, Precision
 from earwitness.clips import Dataset
 from earwitness.errors import ClassifierError, ConfigurationError, DatasetError, PluginError
 from earwitness.fitting import fitted_identity, load_fitted
@@ -24,6 +24,7 @@ def load_classifier(
     *,
     parameters: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
+    precision: Precision = "float32",
     plugins: Registry | None = None,
 ) -> AudioClassifier:
     """A classifier by name, or by any factory ``package.module:function`` that returns an ``AudioClassifier``.
@@ -35,6 +36,8 @@ def load_classifier(
     parameters : dict, optional
         Passed to the factory.
     device : torch.device or str
+    precision : {"float32", "bfloat16"}
+        Of the network; see :meth:`AudioClassifier.at_precision`.
     plugins : Registry, optional
         Default: the installed plugins.
 
@@ -51,7 +54,7 @@ def load_classifier(
         The factory returns something else, or the network returns probabilities or the wrong number of outputs, or
         does not run.
     ConfigurationError
-        The factory has no such parameter, or there is no such device.
+        The factory has no such parameter, or there is no such device or precision.
     """
     plugins = plugins or registry()
     if ":" in name and not plugins.named("classifiers", name):
@@ -68,7 +71,7 @@ def load_classifier(
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
         raise ConfigurationError(f"The device {str(device)!r} cannot be used: {error}") from error
     try:
-        return moved.prepare()
+        return moved.prepare().at_precision(precision)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ClassifierError(
             f"{classifier.name} does not run on noise ({type(error).__name__}: {error}). Does its network fit its "

@@ -51,6 +51,11 @@ def resolved_parameters(spec: Spec, parameters: Mapping[str, Any]) -> dict[str, 
     return {name: identity_of(value) for name, value in bound.arguments.items()}
 
 
+def takes(spec: Spec, name: str) -> bool:
+    """Whether a spec's target has a parameter of this name."""
+    return name in _signature(spec, spec.load()).parameters
+
+
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     """``["n_steps=16", "domain=waveform"]`` -> ``{"n_steps": 16, "domain": "waveform"}``.
 

@@ -112,7 +112,22 @@ class Curve:
         return (torch.trapezoid(y, x, dim=1) / (x[-1] - x[0])).to(self.y.dtype)
 
 
-Score = Tensor | Curve | Mapping[str, Tensor | Curve]
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Columns, and why a row has none.
+
+    Attributes
+    ----------
+    columns : dict of str to Tensor (B,) or Curve
+    reasons : tuple of str, length B
+        For the reader of the results; empty where there is nothing to say.
+    """
+
+    columns: Mapping[str, Tensor | Curve]
+    reasons: tuple[str, ...]
+
+
+Score = Tensor | Curve | Mapping[str, Tensor | Curve] | Scores
 """What a metric returns: one column as (B,) values or a curve (whose area enters the table), or several by name."""
 
 

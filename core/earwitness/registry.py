@@ -155,12 +155,13 @@ class Registry:
         return {(o.spec.name if often[o.spec.name] == 1 else o.qualified_name): o for o in offers}
 
     def named(self, kind: str, name: str) -> list[Offer[Spec]]:
-        """All offers of one kind that go by a name, or by ``distribution:name``: none, one, or several."""
-        distribution, colon, bare = name.rpartition(":")
-        return [
+        """All offers of one kind that go by a name, or else by ``distribution:name``: none, one, or several."""
+        offers = self.offers(kind)
+        distribution, _, bare = name.partition(":")
+        return [offer for offer in offers if offer.spec.name == name] or [
             offer
-            for offer in self.offers(kind)
-            if offer.spec.name == bare and (not colon or same_distribution(offer.origin.distribution, distribution))
+            for offer in offers
+            if offer.spec.name == bare and same_distribution(offer.origin.distribution, distribution)
         ]
 
     def find(self, kind: str, name: str) -> Offer[Spec]:
@@ -184,13 +185,21 @@ class Registry:
         if found:
             names = " and ".join(sorted(offer.qualified_name for offer in found))
             raise PluginError(f"The {kind[:-1]} {name!r} is offered more than once: {names}. Name one of them in full.")
-        known = {offer.spec.name for offer in self._offers[kind]} | {o.qualified_name for o in self._offers[kind]}
-        shown = known if ":" in name else {offer.spec.name for offer in self._offers[kind]}
-        message = f"There is no {kind[:-1]} {name!r}. {nearest(name, shown)}"
+        message = f"There is no {kind[:-1]} {name!r}. {nearest(name, self._candidates(kind, name))}"
         if self.broken:
             broken = "; ".join(f"{b.origin.distribution} {b.origin.version} ({b.reason})" for b in self.broken)
             message += f" Something is broken in these plugins, so what they offer may be missing: {broken}."
         raise PluginError(message)
+
+    def _candidates(self, kind: str, name: str) -> set[str]:
+        """What may have been meant: members of the family, names in full, or plain names and one stand-in a family."""
+        specs = [offer.spec for offer in self._offers[kind]]
+        prefix, colon, _ = name.partition(":")
+        if members := {spec.name for spec in specs if colon and spec.family == prefix}:
+            return members
+        if colon:
+            return {spec.name for spec in specs} | {offer.qualified_name for offer in self._offers[kind]}
+        return {f"{spec.family}:NAME" if spec.family else spec.name for spec in specs}
 
     def explainer(self, name: str) -> Offer[ExplainerSpec]:
         """The explainer called ``name``; see :meth:`find`."""

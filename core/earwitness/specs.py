@@ -19,7 +19,7 @@ Scope = Literal["post-hoc", "by-design", "control"]
 Direction = Literal["higher", "lower", "neither"]
 NEEDS = frozenset({"gradient", "convolution", "relu", "fit", "sources", "several-clips"})
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*(:\w+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,9 @@ class Spec:
     Attributes
     ----------
     name : str
-        Lower-case letters, digits, ``-``, ``_`` and ``.``; unique per kind, or reached as ``distribution:name``.
+        Lower-case letters, digits, ``-``, ``_`` and ``.``; unique per kind, or reached as ``distribution:name``. A
+        member of a family that another library names has that library's name behind the family's,
+        ``quantus:PixelFlipping``.
     target : str
         Where it lives, ``"package.module:Name"``; called with the user's parameters to build it.
     summary : str
@@ -57,6 +59,11 @@ class Spec:
             The module cannot be imported or has no such attribute.
         """
         return load_target(self.target, what=f"{self.kind} {self.name!r}")
+
+    @property
+    def family(self) -> str:
+        """What stands before the colon of the name, or nothing."""
+        return self.name.rpartition(":")[0]
 
     @property
     def kind(self) -> str:
@@ -108,13 +115,24 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec(Spec):
-    """A score of explanations. Raise ``version`` whenever its numbers change: tables never mix versions."""
+    """A score of explanations. Raise ``version`` whenever its numbers change: tables never mix versions.
+
+    ``refused`` says why a metric that people will ask for cannot be used here: it is listed as such, and whoever asks
+    for it is told.
+    """
 
     version: int = 1
     paper: str = ""
     columns: tuple[Column, ...] = ()
     needs: frozenset[str] = frozenset()
+    refused: str = ""
     api: int = API_VERSION
+
+    def load(self) -> Any:
+        """See :meth:`Spec.load`; a refused metric raises its reason."""
+        if self.refused:
+            raise PluginError(f"The metric {self.name!r} cannot be used: {self.refused}")
+        return super().load()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -172,6 +172,7 @@ CHANGES: dict[str, tuple[dict[str, Any], bool]] = {
     "groups of the clips": ({"data": {"group": "one"}}, True),
     "target": ({"target": "label"}, True),
     "threads": ({"threads": 2}, True),
+    "precision": ({"precision": "bfloat16"}, True),
     "route of the mask": ({"scale": "log1p"}, False),
     "rule": ({"rule": "quantile(0.9)"}, False),
     "parameter of the metric": ({"metrics": [{"name": "mean-map", "parameters": {"factor": 2.0}}]}, False),
@@ -429,6 +430,30 @@ def test_metrics_that_need_sources_are_skipped_with_the_reason(tmp_path: Path) -
     }
     assert set(outcomes_of(tmp_path, "ideal", "mean-map").values()) == {"scored"}
     assert summary.failed == ()
+
+
+def test_a_method_that_does_not_apply_to_the_classifier_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    summary = run(tmp_path, suite_of("gradcam", controls=True, data={"clips": 4}))
+    outcomes = outcomes_of(tmp_path, "gradcam") | outcomes_of(tmp_path, "shuffled: gradcam")
+    (outcome,) = set(outcomes.values())
+    assert re.match("skipped: GradCAM needs a convolution with a time axis", outcome)
+    assert summary.failed == ()
+
+
+def test_the_suites_memory_is_the_default_of_every_explainer_that_takes_one(tmp_path: Path) -> None:
+    own = {"name": "saliency", "parameters": {"memory_mb": 7.0}, "label": "own"}
+    run(tmp_path, suite_of("saliency", own, "ideal", memory_mb=64.0))
+    provenance = {cell["title"]: cell["provenance"] for cell in cells(tmp_path, "explain").values()}
+    assert provenance["saliency"]["explainer"]["parameters"]["memory_mb"] == 64.0
+    assert provenance["own"]["explainer"]["parameters"]["memory_mb"] == 7.0
+    assert "memory_mb" not in provenance["ideal"]["explainer"]["parameters"]
+    assert run(tmp_path, suite_of("saliency", own, "ideal", memory_mb=32.0)).explained == 3
+
+
+def test_a_run_in_bfloat16_says_how_far_its_logits_deviate(tmp_path: Path) -> None:
+    assert not any("bfloat16" in note for note in run(tmp_path / "exact").notes)
+    (note,) = [note for note in run(tmp_path / "coarse", suite_of(precision="bfloat16")).notes if "bfloat16" in note]
+    assert re.search(r"differ from those in float32 by up to \d+\.\d\d% of the largest", note)
 
 
 def test_an_explainer_that_needs_several_clips_is_skipped_where_there_is_one(tmp_path: Path) -> None:

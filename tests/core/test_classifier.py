@@ -18,7 +18,7 @@ from earwitness.audio.front_end import Identity, LogMel
 from earwitness.audio.mel import Compression, MelBands, Stft
 from earwitness.audio.stft import ListeningSTFT
 from earwitness.classifier import AudioClassifier
-from earwitness.errors import AudioError, ClassifierError
+from earwitness.errors import AudioError, ClassifierError, ConfigurationError
 from earwitness.folding import Folded, fold_batch_norm, normalised_layers, prepared
 from earwitness.pooling import POOLS, logit_of_mean_probability
 from networks import (
@@ -813,3 +813,34 @@ def test_an_identity_front_end_takes_one_sample_or_more() -> None:
     assert classifier.logits(noise(n_samples=1)).shape == (4, 3)
     with pytest.raises(AudioError, match="at least 1 samples"):
         classifier.logits(noise(n_samples=0))
+
+
+# --- precision
+
+
+def test_bfloat16_changes_the_logits_a_little_and_says_by_how_much() -> None:
+    exact = classifier_of().prepare()
+    coarse = exact.at_precision("bfloat16")
+    waveforms = noise(3)
+    logits, wanted = coarse.logits(waveforms), exact.logits(waveforms)
+    assert logits.dtype == torch.float32
+    difference = float((logits - wanted).abs().max() / wanted.abs().max())
+    assert 1e-5 < difference < 0.05
+    assert 1e-5 < coarse.precision_deviation < 0.05
+    assert exact.precision_deviation == 0
+    assert coarse.checksum != exact.checksum
+    assert coarse.at_precision("float32").checksum == exact.checksum
+
+
+def test_bfloat16_has_gradients_in_float32() -> None:
+    coarse = classifier_of().prepare().at_precision("bfloat16")
+    waveforms = noise(2).requires_grad_()
+    coarse.logits(waveforms)[:, 0].sum().backward()
+    assert waveforms.grad is not None
+    assert waveforms.grad.dtype == torch.float32
+    assert float(waveforms.grad.abs().max()) > 0
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no precision 'float16'"):
+        classifier_of().at_precision("float16")  # type: ignore[arg-type]

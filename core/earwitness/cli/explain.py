@@ -53,6 +53,13 @@ from earwitness.cli.progress import progress_bar
 @click.option("--match-loudness", is_flag=True, help="Write heard_loud.wav too, at the recording's level.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the network. bfloat16 is for GPUs and the newest CPUs, and changes the numbers a little.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 def explain(
     files: tuple[Path, ...],
@@ -71,6 +78,7 @@ def explain(
     match_loudness: bool,
     seed: int,
     device: str,
+    precision: Any,
     as_json: bool,
 ) -> None:
     """Explain what a classifier heard in recordings.
@@ -108,7 +116,11 @@ def explain(
         match_loudness=match_loudness,
     )
     chosen = load_classifier(
-        classifier, parameters=classifier_parameters(classifier_params, weights), device=device, plugins=plugins
+        classifier,
+        parameters=classifier_parameters(classifier_params, weights),
+        device=device,
+        precision=precision,
+        plugins=plugins,
     )
     if label is not None:
         chosen.target_of(label)

@@ -21,14 +21,15 @@ _MIN_SUMMARY = 30
 HELP = """What is installed, from which distribution, and what is broken.
 
 KIND is explainers, metrics, classifiers, datasets or commands; all of them without it. Where two distributions offer
-the same name it is shown in full, as DISTRIBUTION:NAME, and has to be used like that. Plugins that cannot be used are
-named at the end with their reason; this command succeeds all the same.
+the same name it is shown in full, as DISTRIBUTION:NAME, and has to be used like that. FAMILY:NAME stands for several
+that another library names. Plugins that cannot be used are named at the end with their reason; this command succeeds
+all the same.
 
 \b
 --json prints one object with a list for each kind and a list "broken":
   {"explainers": [{"name", "qualified_name", "collides", "distribution", "version",
                    "summary", "target", "paper", "scope", "needs", "api"}, …],
-   "metrics":     [{… "metric_version", "paper", "needs", "api",
+   "metrics":     [{… "metric_version", "paper", "needs", "refused", "api",
                    "columns": [{"name", "direction", "aggregate", "headline", "summary"}, …]}, …],
    "classifiers": [{… "paper"}, …],
    "datasets":    [{… "paper", "licence"}, …],
@@ -105,6 +106,10 @@ def _needs(spec: Spec) -> str:
     return ", ".join(sorted(spec.needs)) if isinstance(spec, ExplainerSpec | MetricSpec) else ""
 
 
+def _refused(spec: Spec) -> str:
+    return "refused: " if isinstance(spec, MetricSpec) and spec.refused else ""
+
+
 _COLUMNS: Mapping[str, Mapping[str, Callable[[Spec], str]]] = {
     "explainers": {"scope": _scope, "needs": _needs},
     "metrics": {"needs": _needs},
@@ -124,9 +129,16 @@ def table(registry: Registry, kind: str, width: int) -> str:
     """
     extra = _COLUMNS.get(kind, {})
     rows = [["name", "from", *extra, "summary"]]
+    families: dict[tuple[str, ...], list[str]] = {}
     for name, offer in registry.shown_names(kind).items():
         origin = f"{offer.origin.distribution} {offer.origin.version}"
-        rows.append([name, origin, *(cell(offer.spec) for cell in extra.values()), offer.spec.summary])
+        cells = [origin, *(cell(offer.spec) for cell in extra.values())]
+        prefix, _, member = name.rpartition(":")
+        if offer.spec.family:
+            families.setdefault((f"{prefix}:NAME", *cells, _refused(offer.spec)), []).append(member)
+        else:
+            rows.append([name, *cells, offer.spec.summary])
+    rows += [[*cells, f"{refused}{', '.join(members)}"] for (*cells, refused), members in families.items()]
     if len(rows) == 1:
         return f"{kind.upper()}\n  none\n"
     return "\n".join([kind.upper(), *_lay_out(rows, width)]) + "\n"
