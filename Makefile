@@ -1,5 +1,6 @@
 # make test   all checks and tests            make demo   a first tour
 # make lint   ruff and mypy only              make setup  the environment only
+# make perf   every performance claim, measured beside its peer (about ten minutes)
 # Each builds .venv first where it is missing or out of date.
 
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for name in python3.11 python3; do \
 	if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then command -v $$name; break; fi; done)
 
-.PHONY: setup lint test demo clean
+.PHONY: setup lint test demo perf clean
 .NOTPARALLEL:
 
 setup: $(STAMP)
@@ -41,6 +42,9 @@ test: lint
 
 demo: $(STAMP)
 	$(BIN)/earwitness demo
+
+perf: $(STAMP)
+	$(BIN)/python benchmarks/perf/run.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -46,6 +46,10 @@ class Standing:
         the method does not apply.
     values : dict of str to float or None
         Aggregate of each column, by its title.
+    intervals : dict of str to (float, float)
+        Of the headline columns that are means: 95 % bootstrap interval over source recordings.
+    above : tuple of str
+        Titles of the headline columns that ``above_control`` counts.
     """
 
     place: int | None
@@ -58,6 +62,8 @@ class Standing:
     failed: int
     skipped: int
     values: dict[str, float | None]
+    intervals: dict[str, tuple[float, float]]
+    above: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -118,17 +124,18 @@ def _table(arena: dict[str, Any], scores: pd.DataFrame, columns: tuple[dict[str,
     standings = []
     for explainer in arena["explainers"]:
         title, rank = explainer["title"], ranks.get(explainer["title"])
+        above = None if rank is None else _above_control(scores, title, _yardsticks(arena, title), headline)
         standings.append(
             Standing(
                 place=None if rank is None else 1 + sum(other < rank for other in ranks.values()),
                 explainer=title,
                 scope=explainer["scope"],
                 mean_rank=rank,
-                above_control=""
-                if rank is None
-                else _above_control(scores, title, _yardsticks(arena, title), headline),
+                above_control="" if above is None else f"{len(above)}/{len(headline)}",
                 **_counts(explainer, store),
                 values=values[title],
+                intervals=_intervals(scores, title, headline),
+                above=above or (),
             )
         )
     standings.sort(key=lambda s: (s.place is None, s.place or 0, s.scope == "control", s.explainer))
@@ -218,19 +225,32 @@ def _yardsticks(arena: dict[str, Any], title: str) -> list[str]:
     ]
 
 
-def _above_control(scores: pd.DataFrame, title: str, yardsticks: list[str], headline: list[dict[str, Any]]) -> str:
-    """``beaten/all``: headline columns on which a method beats every yardstick, paired over clips.
+def _above_control(
+    scores: pd.DataFrame, title: str, yardsticks: list[str], headline: list[dict[str, Any]]
+) -> tuple[str, ...] | None:
+    """Titles of the columns on which a method beats every yardstick, paired over clips; None if there is no yardstick.
 
     A yardstick without scores beats everybody: nothing was shown.
     """
     if not yardsticks:
-        return ""
-    beaten = 0
+        return None
+    beaten = []
     for column in headline:
         own = _select(scores, title, column)
         sign = 1.0 if column["direction"] == "higher" else -1.0
-        beaten += all(_beats(own, _select(scores, name, column)["value"], sign) for name in yardsticks)
-    return f"{beaten}/{len(headline)}"
+        if all(_beats(own, _select(scores, name, column)["value"], sign) for name in yardsticks):
+            beaten.append(column["title"])
+    return tuple(beaten)
+
+
+def _intervals(scores: pd.DataFrame, title: str, headline: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    found = {}
+    for column in headline:
+        own = _select(scores, title, column)
+        low, high = group_bootstrap(own["value"].to_numpy(dtype=float), own["group"].tolist())
+        if column["aggregate"] == "mean" and not math.isnan(low):
+            found[column["title"]] = (low, high)
+    return found
 
 
 def _beats(own: pd.DataFrame, other: pd.Series, sign: float) -> bool:
@@ -261,12 +281,14 @@ def as_csv(tables: list[Table]) -> str:
     names = list(dict.fromkeys(column["title"] for table in tables for column in table.columns))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    facts = [entry.name for entry in fields(Standing) if entry.name != "values"]
-    writer.writerow(["arena", *facts, *names])
+    facts = [entry.name for entry in fields(Standing) if entry.name not in ("values", "intervals", "above")]
+    bounded = [name for name in names if any(name in s.intervals for table in tables for s in table.standings)]
+    writer.writerow(["arena", *facts, *names, *(f"{name} {end}" for name in bounded for end in ("low", "high"))])
     for table in tables:
         for line in table.standings:
             own = [getattr(line, fact) for fact in facts]
-            writer.writerow([table.arena, *own, *(line.values.get(name) for name in names)])
+            ends = [end for name in bounded for end in line.intervals.get(name, ("", ""))]
+            writer.writerow([table.arena, *own, *(line.values.get(name) for name in names), *ends])
     return buffer.getvalue()
 
 
@@ -284,6 +306,9 @@ def as_text(tables: list[Table]) -> str:
     )
 
 
+_HEADING = "Headline (– is not ranked; * is above control; in brackets the 95 % interval over source recordings)"
+
+
 def _sections(table: Table, lay_out: Callable[[list[list[str]]], str]) -> list[str]:
     """The headline table, then one per metric whose columns are not headline; without the columns that are empty."""
     sections = []
@@ -294,7 +319,7 @@ def _sections(table: Table, lay_out: Callable[[list[list[str]]], str]) -> list[s
             [str(s.place or "–"), s.explainer, _show(s.mean_rank, 2), s.above_control or "–"] for s in table.standings
         ]
         head = ["#", "explainer", "mean rank", "above control"]
-        sections.append("Headline (– is not ranked)\n\n" + _grid(table, head, facts, headline, lay_out))
+        sections.append(f"{_HEADING}\n\n" + _grid(table, head, facts, headline, lay_out))
     for metric in dict.fromkeys(c["metric"] for c in shown if not c["headline"]):
         chosen = [c for c in shown if c["metric"] == metric and not c["headline"]]
         facts = [[str(s.place or "–"), s.explainer] for s in table.standings]
@@ -313,10 +338,18 @@ def _grid(
     arrows = {"higher": " ↑", "lower": " ↓", "neither": ""}
     names = [c["title"] + arrows[c["direction"]] for c in columns]
     rows = [
-        [*fact, *(_show(standing.values[c["title"]], 3) for c in columns)]
+        [*fact, *(_cell(standing, c["title"]) for c in columns)]
         for fact, standing in zip(facts, table.standings, strict=True)
     ]
     return lay_out([[*head, *names], *rows])
+
+
+def _cell(standing: Standing, title: str) -> str:
+    value = _show(standing.values[title], 3) + ("*" if title in standing.above else "")
+    if title not in standing.intervals:
+        return value
+    low, high = standing.intervals[title]
+    return f"{value} [{_show(low, 2)}, {_show(high, 2)}]"
 
 
 def _show(value: float | None, digits: int) -> str:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -212,6 +213,31 @@ def test_other_controls_are_no_yardstick(tmp_path: Path) -> None:
     scopes = {"all-ones": "control", "noise": "control"}
     table = table_of(write(tmp_path, values, scopes=scopes, identities=CONTROLS))
     assert line_of(table, "own").above_control == "2/2"
+
+
+def test_what_is_above_control_is_marked_column_by_column(tmp_path: Path) -> None:
+    values = {"own": constant(1.0, 2.0), "noise": constant(0.0, 1.0)}
+    table = table_of(write(tmp_path, values, scopes={"noise": "control"}, identities=CONTROLS))
+    assert line_of(table, "own").above == ("up",)
+    assert line_of(table, "noise").above == ()
+    for form in ("table", "markdown"):
+        (line,) = [text for text in FORMATS[form]([table]).splitlines() if "own" in text.split()]
+        assert line.count("*") == 1
+
+
+def test_headline_means_have_an_interval_over_recordings_that_other_aggregates_have_not(tmp_path: Path) -> None:
+    columns = {"up": {**COLUMNS["up"]}, "middle": {**COLUMNS["up"], "aggregate": "median"}}
+    own: list[float | None] = [0.1, 0.9, 0.4, 0.6, 0.5, None]
+    store = write(tmp_path, {"own": {"up": own, "middle": own}, "alone": {"up": [0.3] * ROWS}}, columns=columns)
+    intervals = line_of(table_of(store), "own").intervals
+    assert list(intervals) == ["up"]
+    known = np.array([value for value in own if value is not None])
+    draws = np.random.default_rng(1).choice(known, (20000, len(known))).mean(1)
+    assert intervals["up"] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.04)
+    assert line_of(table_of(store), "alone").intervals["up"] == pytest.approx((0.3, 0.3))
+    row = next(csv.DictReader(io.StringIO(FORMATS["csv"]([table_of(store)]))))
+    assert {"up low", "up high"} <= set(row)
+    assert "middle low" not in row
 
 
 # --- what is not there
