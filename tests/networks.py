@@ -40,6 +40,14 @@ class SmallCNN(nn.Module):
         return self.head(self.features(features).mean((2, 3)))
 
 
+class OneEach(SmallCNN):
+    """The same function with a ReLU of its own for each layer, as DeepLIFT asks for."""
+
+    def __init__(self, n_classes: int = len(LABELS), seed: int = 0) -> None:
+        super().__init__(n_classes, seed)
+        self.features[2], self.features[6] = nn.ReLU(), nn.ReLU()
+
+
 class WaveCNN(nn.Module):
     """Eats samples (B, 1, T)."""
 
@@ -101,6 +109,11 @@ def noise(n_rows: int = 4, *, n_samples: int = N_SAMPLES, seed: int = 1) -> Tens
 def patches_of(features: Tensor, frames: int = 8, hop: int = 4) -> Tensor:
     """A segmenter: (B, 1, M, N') -> (B, P, 1, M, frames)."""
     return features.unfold(3, frames, hop).permute(0, 3, 1, 2, 4)
+
+
+def transposed_patches_of(features: Tensor, frames: int = 8, hop: int = 4) -> Tensor:
+    """A segmenter with time before frequency: (B, 1, M, N') -> (B, P, 1, frames, M)."""
+    return patches_of(features, frames, hop).transpose(3, 4)
 
 
 def clips_of(waveforms: Tensor, labels: Sequence[str] = (), rate: int = RATE) -> list[Clip]:

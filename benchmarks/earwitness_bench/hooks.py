@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from earwitness.hookspecs import hookimpl
-from earwitness.specs import Column, CommandSpec, DatasetSpec, MetricSpec
+from earwitness.specs import Column, CommandSpec, DatasetSpec, Direction, MetricSpec
+from earwitness_bench.quantus.catalogue import specs as quantus_specs
 
+_PATCH_COLUMNS: tuple[tuple[str, Direction, str], ...] = (
+    ("deletion", "lower", "area of p over the fraction removed, most relevant first"),
+    ("insertion", "higher", "area of p over the fraction put back, most relevant first"),
+    ("deletion_LeRF", "higher", "least relevant removed first: insertion, read backwards"),
+    ("insertion_LeRF", "lower", "least relevant put back first: deletion, read backwards"),
+    ("gap", "higher", "insertion - deletion; 0 for a random order, on average"),
+)
 _LMAC = "Paissan, Ravanelli and Subakan, ICML 2024"
 
 
@@ -81,6 +89,18 @@ def earwitness_metrics() -> Iterator[MetricSpec]:
             ),
         )
     yield MetricSpec(
+        name="mask-shape",
+        target="earwitness_bench.metrics.mask_shape:MaskShape",
+        summary="SPS (Gini index) and COMP (entropy) of the mask on the listening STFT.",
+        paper=_LMAC,
+        columns=(
+            Column(name="SPS", direction="higher", summary="0: all bins alike, 1: a single one"),
+            Column(name="COMP", direction="lower", summary="nats"),
+        ),
+    )
+    yield from quantus_specs()
+    yield from _patch_flipping()
+    yield MetricSpec(
         name="localisation",
         target="earwitness_bench.metrics.localisation:Localisation",
         summary="Does the relevance lie where the target's clean source is, and does one hear it?",
@@ -90,6 +110,39 @@ def earwitness_metrics() -> Iterator[MetricSpec]:
             Column(name="relevance_mass", direction="higher", headline=True),
             Column(name="relevance_rank", direction="higher", headline=True),
             Column(name="SI-SDR_improvement", direction="higher", summary="dB, of what is heard over the recording"),
+        ),
+    )
+
+
+def _patch_flipping() -> Iterator[MetricSpec]:
+    for removal, becomes in (
+        ("floor", "digital silence"),
+        ("mean", "their band's mean"),
+        ("zero", "0, which may be loud"),
+    ):
+        yield MetricSpec(
+            name=f"patches-{removal}",
+            target=f"earwitness_bench.metrics.patch_flipping:patches_{removal}",
+            summary=f"Deletion and insertion over time-frequency patches, which become {becomes}.",
+            paper="Samek et al., IEEE TNNLS 2017; Petsiuk, Das and Saenko, BMVC 2018",
+            columns=tuple(
+                Column(
+                    name=f"{name}@{removal}",
+                    direction=direction,
+                    headline=removal == "floor" and name in ("deletion", "insertion"),
+                    summary=summary,
+                )
+                for name, direction, summary in _PATCH_COLUMNS
+            ),
+        )
+    yield MetricSpec(
+        name="aupc-thesis",
+        target="earwitness_bench.metrics.patch_flipping:ThesisAUPC",
+        summary="Patch flipping as the DRSA thesis codes it. A trap: many parts win, even white noise (see its docs).",
+        paper="Chormai et al., IEEE TPAMI 2024, in the coding of the DRSA audio thesis",
+        columns=(
+            Column(name="aupc_thesis", direction="lower", summary="as coded: never compare across numbers of parts"),
+            Column(name="aupc_true_fraction", direction="lower", summary="the same at the fraction really flipped"),
         ),
     )
 

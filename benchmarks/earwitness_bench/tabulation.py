@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from earwitness.errors import ExplanationError
-from earwitness.protocols import Curve
+from earwitness.protocols import Curve, Scores
 
 
 def tabulate(score: Any, names: list[str], n_rows: int) -> dict[str, Any]:
@@ -34,6 +34,11 @@ def tabulate(score: Any, names: list[str], n_rows: int) -> dict[str, Any]:
     ExplanationError
         Other columns than the spec's, or a column of another shape than (n_rows,).
     """
+    reasons: tuple[str, ...] = ("",) * n_rows
+    if isinstance(score, Scores):
+        score, reasons = score.columns, score.reasons
+    if len(reasons) != n_rows:
+        raise ExplanationError(f"it gave {len(reasons)} reasons for {n_rows} rows")
     by_name = score if isinstance(score, Mapping) else {names[0]: score}
     if set(by_name) != set(names):
         raise ExplanationError(f"the metric's spec has the columns {names}, but it returned {sorted(by_name)}")
@@ -53,7 +58,8 @@ def tabulate(score: Any, names: list[str], n_rows: int) -> dict[str, Any]:
     for row, problem in enumerate(problems):
         missing = [name for name in names if columns[name][row] is None]
         if missing and not problem:
-            problems[row] = f"skipped: {', '.join(missing)} not defined for this clip"
+            reason = reasons[row] or f"{', '.join(missing)} not defined for this clip"
+            problems[row] = reason if reason.startswith("failed: ") else f"skipped: {reason}"
     outcomes = [problem or "scored" for problem in problems]
     return {"columns": columns, "outcomes": outcomes, **({"curves": curves} if curves else {})}
 

@@ -284,7 +284,9 @@ class Worker:
             # The map is of another recording, whatever was done to this one.
             own = torch.arange(len(others)) if rows is None else torch.tensor(rows)
             chosen = others[own.to(others.device)].tolist()
-            again = self._ask(unit, prepared, classifier, prepared.scene.batch.select(chosen), target=target, rows=chosen)
+            again = self._ask(
+                unit, prepared, classifier, prepared.scene.batch.select(chosen), target=target, rows=chosen
+            )
             return replace(again, target=prepared.target[own] if target is None else target, diagnostics={})
 
         return Context(

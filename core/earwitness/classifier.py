@@ -293,7 +293,8 @@ class AudioClassifier:
         The network is shared, not copied. The checksum is that of the new network's tensors.
         """
         other = copy.copy(self)
-        other.__dict__.pop("_tensors_digest", None)
+        for computed_from_network in ("_tensors_digest", "precision_deviation"):
+            other.__dict__.pop(computed_from_network, None)
         other.network = network
         other._validated = False
         other._architecture = [identity_of_architecture(network), *self._architecture[1:]]

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from earwitness.audio.rules import Normalise, Rule
@@ -94,15 +93,15 @@ class Context:
         """Probabilities (B, C) of the recording, on the run's route."""
         return self.scene.original
 
-    @functools.cached_property
+    @property
     def heard(self) -> Tensor:
         """Probabilities (B, C) of what is heard."""
-        return self._probabilities_of(self.rendering.heard, self.rendering.gain)
+        return self._answers[0]
 
-    @functools.cached_property
+    @property
     def rest(self) -> Tensor:
         """Probabilities (B, C) of what is left."""
-        return self._probabilities_of(self.rendering.rest, self.rendering.rest_gain)
+        return self._answers[1]
 
     @property
     def p_original(self) -> Tensor:
@@ -161,8 +160,9 @@ class Context:
             )
         return self._explain(classifier or self.classifier, batch, target=target, rows=rows)
 
-    @torch.no_grad()
-    def _probabilities_of(self, waveforms: Tensor, gain: Tensor) -> Tensor:
-        if self.scene.route == "waveform":
-            return self.classifier.probabilities(waveforms)
-        return self.scene.probabilities(gain)
+    @functools.cached_property
+    def _answers(self) -> tuple[Tensor, Tensor]:
+        rendering, scene = self.rendering, self.scene
+        if scene.route == "waveform":
+            return scene.answers(rendering.heard, rendering.rest)
+        return scene.probabilities(rendering.gain), scene.probabilities(rendering.rest_gain)

@@ -120,7 +120,8 @@ class Scores:
     ----------
     columns : dict of str to Tensor (B,) or Curve
     reasons : tuple of str, length B
-        For the reader of the results; empty where there is nothing to say.
+        For the reader of the results; empty where there is nothing to say, and ``"failed: …"`` where it is not the
+        clip that is to blame.
     """
 
     columns: Mapping[str, Tensor | Curve]

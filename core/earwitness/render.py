@@ -18,7 +18,7 @@ from earwitness.audio.lifting import (
     lower_relevance,
     share_out,
 )
-from earwitness.audio.masking import kept_energy, mask_to_gain, rest_gain
+from earwitness.audio.masking import apply_gain, energy, mask_to_gain, rest_gain
 from earwitness.audio.rules import Energy, Normalise, Rule
 from earwitness.audio.stft import ListeningSTFT
 from earwitness.classifier import AudioClassifier
@@ -59,10 +59,7 @@ class Scene:
                 f"{self.classifier.name} works at {self.classifier.rate} Hz; the batch is at {self.batch.rate} Hz and "
                 f"the listening STFT at {self.listening.rate} Hz. Resample the clips first (`Clip.resampled`)."
             )
-        stft = self.listening
-        if self.route == "spectrogram" and not self.classifier.front_end.shares_stft(
-            n_fft=stft.n_fft, hop_length=stft.hop_length, rate=stft.rate
-        ):
+        if self.route == "spectrogram" and not self._shares_stft:
             raise ExplanationError(
                 f"The spectrogram route needs a classifier whose STFT is the listening one; that of "
                 f"{self.classifier.name} is not. Use the waveform route."
@@ -88,19 +85,26 @@ class Scene:
         """What the classifier says, (B, C), to the whole recording, on the route."""
         return self.probabilities()
 
+    @functools.cached_property
+    def energy(self) -> Tensor:
+        """Sum of |S|² over each recording: Tensor (B,), float64."""
+        return energy(self.spectrum)
+
     def sound(self, gain: Tensor) -> Tensor:
         """The waveforms (B, T) of a gain (B, F, N)."""
-        return self.listening.inverse(gain * self.spectrum, self.n_samples)
+        return self.listening.inverse(apply_gain(gain, self.spectrum), self.n_samples)
 
     @torch.no_grad()
     def probabilities(self, gain: Tensor | None = None) -> Tensor:
         """What the classifier says, (B, C), to a gain (B, F, N), on the route; ``None`` is the whole recording."""
-        spectrum = self.spectrum if gain is None else gain * self.spectrum
+        if gain is None:
+            # The routes meet where nothing is masked: STFT and back is the recording, to rounding.
+            if self._shares_stft:
+                return self._of_spectrum(self.spectrum)
+            return self.classifier.probabilities(self.batch.waveforms)
         if self.route == "spectrogram":
-            coarse = self._feature_grid()  # the listening STFT may have one more frame, past the end
-            features = self.classifier.front_end.from_stft(spectrum[:, :, : coarse.shape[1]])
-            return self.classifier.probabilities_of(self.classifier.logits_of_features(features))
-        return self.classifier.probabilities(self.listening.inverse(spectrum, self.n_samples))
+            return self._of_spectrum(apply_gain(gain, self.spectrum))
+        return self.classifier.probabilities(self.sound(gain))
 
     @torch.no_grad()
     def split(self, gain: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +112,15 @@ class Scene:
         if self.route == "spectrogram":
             return self.probabilities(gain), self.probabilities(1 - gain)
         heard = self.sound(gain)
-        return self.classifier.probabilities(heard), self.classifier.probabilities(self.batch.waveforms - heard)
+        return self.answers(heard, self.batch.waveforms - heard)
+
+    @torch.no_grad()
+    def answers(self, heard: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        """What the classifier says, (B, C) each, to what is heard and to what is left: two waveforms (B, T)."""
+        if self._shares_stft and torch.equal(rest, self.batch.waveforms - heard):
+            spectrum = self.listening.forward(heard)  # an STFT is linear: that of the rest is a difference
+            return self._of_spectrum(spectrum), self._of_spectrum(self.spectrum - spectrum)
+        return self.classifier.probabilities(heard), self.classifier.probabilities(rest)
 
     def lift(self, values: Tensor, domain: Domain) -> Tensor:
         """A mask-like map in any domain -> (B, F, N), by averaging (see ``lift_mask``).
@@ -123,9 +135,9 @@ class Scene:
             return lift_mask(values, self._feature_grid(), self.listening.grid(self.n_samples))
         if domain == "waveform":
             self._check_shape("map over samples", values, self.batch.waveforms)
-            frames = frame_mask(values, self.listening.hop_length, self.magnitude.shape[2])
-            return frames[:, None].expand_as(self.magnitude)
-        self._check_shape("map on the listening STFT", values, self.magnitude)
+            frames = frame_mask(values, self.listening.hop_length, self.spectrum.shape[2])
+            return frames[:, None].expand(self.spectrum.shape)
+        self._check_shape("map on the listening STFT", values, self.spectrum)
         return values
 
     def importance(self, explanation: Explanation) -> Tensor:
@@ -136,7 +148,7 @@ class Scene:
         """
         if explanation.mask is not None:
             lifted = self.lift(explanation.mask.values, explanation.mask.domain).clamp(0, 1)
-            return mask_to_gain(lifted, self.magnitude, explanation.mask.scale)
+            return lifted if explanation.mask.scale == "magnitude" else mask_to_gain(lifted, self.magnitude, "log1p")
         if explanation.relevance is not None:
             return self.lift(Normalise()(explanation.relevance.values), explanation.relevance.domain)
         assert explanation.heard is not None
@@ -201,6 +213,16 @@ class Scene:
         if explanation.mask is None and explanation.relevance is not None:
             return self.lift(rule(explanation.relevance.values), explanation.relevance.domain).clamp(0, 1)
         return self.importance(explanation)
+
+    @functools.cached_property
+    def _shares_stft(self) -> bool:
+        stft = self.listening
+        return self.classifier.front_end.shares_stft(n_fft=stft.n_fft, hop_length=stft.hop_length, rate=stft.rate)
+
+    def _of_spectrum(self, spectrum: Tensor) -> Tensor:
+        n_frames = self._feature_grid().shape[1]  # the listening STFT may have one more, past the end
+        features = self.classifier.front_end.from_stft(spectrum[:, :, :n_frames])
+        return self.classifier.probabilities_of(self.classifier.logits_of_features(features))
 
     def _feature_grid(self) -> Grid:
         grid = self.classifier.feature_grid(self.n_samples)
@@ -273,7 +295,8 @@ def render(scene: Scene, explanation: Explanation, rule: Rule, scale: Scale = "m
         scale = "magnitude"
     elif not budgeted:
         gain = mask_to_gain(gain, scene.magnitude, scale)
-    rest = rest_gain(gain, scene.magnitude, scale)
-    heard = scene.sound(gain) if own_sound is None else own_sound
+    rest = 1 - gain if scale == "magnitude" else rest_gain(gain, scene.magnitude, scale)
+    masked = apply_gain(gain, scene.spectrum)
+    heard = scene.listening.inverse(masked, scene.n_samples) if own_sound is None else own_sound
     left = scene.batch.waveforms - heard if scale == "magnitude" else scene.sound(rest)
-    return Rendering(gain, rest, heard, left, kept_energy(gain, scene.magnitude), gain.mean((1, 2)))
+    return Rendering(gain, rest, heard, left, (energy(masked) / scene.energy).float(), gain.mean((1, 2)))

@@ -154,6 +154,29 @@ def earwitness_classifiers() -> Iterator[ClassifierSpec]:
         target="earwitness_plugins.classifiers.zoo:toy_cnn",
         summary="The DRSA thesis' small CNN for the synthetic two-class data; its weights come with the package.",
     )
+    yield ClassifierSpec(
+        name="toy-wave-cnn",
+        target="earwitness_plugins.classifiers.zoo:toy_wave_cnn",
+        summary="A small CNN on the samples themselves, for the synthetic data; its weights come with the package.",
+    )
+    yield ClassifierSpec(
+        name="yamnet",
+        target="earwitness_plugins.classifiers.zoo:yamnet",
+        summary="521 classes of AudioSet (MobileNetV1); weights: Google, Apache-2.0, from EARWITNESS_MODELS.",
+        paper="Howard et al., arXiv:1704.04861; Gemmeke et al., ICASSP 2017",
+    )
+    yield ClassifierSpec(
+        name="efficientat-mn04",
+        target="earwitness_plugins.classifiers.zoo:efficientat_mn04",
+        summary="527 classes of AudioSet (MobileNetV3, width 0.4); weights: MIT, fetched when first used.",
+        paper="Schmid, Koutini and Widmer, ICASSP 2023",
+    )
+    for backbone in ("yamnet", "efficientat-mn04"):
+        yield ClassifierSpec(
+            name=f"{backbone}-esc10",
+            target=f"earwitness_plugins.classifiers.zoo:{backbone.replace('-', '_')}_esc10",
+            summary=f"Ten environmental sounds (ESC-10): a packaged linear layer on the embedding of {backbone}.",
+        )
 
 
 @hookimpl
@@ -163,4 +186,14 @@ def earwitness_commands() -> Iterator[CommandSpec]:
         name="train-classifier",
         target="earwitness_plugins.classifiers.command:train_classifier",
         summary="Train one of the packaged architectures on a data set.",
+    )
+    yield CommandSpec(
+        name="train-head",
+        target="earwitness_plugins.classifiers.head_command:train_head",
+        summary="Train a linear classifier on a published network's embeddings.",
+    )
+    yield CommandSpec(
+        name="evaluate-classifier",
+        target="earwitness_plugins.classifiers.evaluate_command:evaluate_classifier",
+        summary="How often a classifier is right on a data set.",
     )

@@ -844,3 +844,19 @@ def test_bfloat16_has_gradients_in_float32() -> None:
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="no precision 'float16'"):
         classifier_of().at_precision("float16")  # type: ignore[arg-type]
+
+
+def test_the_same_classifier_around_another_network_has_its_logits_and_its_checksum() -> None:
+    first, other = classifier_of(), classifier_of(SmallCNN(seed=1))
+    waveforms = noise()
+    assert first.checksum != other.checksum
+    swapped = first.with_network(other.network)
+    assert torch.equal(swapped.logits(waveforms), other.logits(waveforms))
+    assert swapped.checksum == other.checksum
+    assert first.checksum == classifier_of().checksum
+    assert swapped.with_network(first.network).checksum == first.checksum
+
+
+def test_a_network_of_other_outputs_cannot_take_the_place_of_the_own_one() -> None:
+    with pytest.raises(ClassifierError, match="3"):
+        classifier_of().with_network(SmallCNN(n_classes=5).eval()).logits(noise())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -20,7 +21,7 @@ from earwitness.cli import context as cli_context
 from earwitness.cli import current_registry
 from earwitness.cli.list import table
 from earwitness.cli.shell import shell
-from earwitness.errors import AudioError
+from earwitness.errors import AudioError, PluginError
 from earwitness.registry import KINDS, Offer, Origin, Plugin, Registry, installed_plugins, registry
 from earwitness.specs import CommandSpec, ExplainerSpec, MetricSpec, Spec
 
@@ -253,7 +254,7 @@ def test_json_has_the_documented_shape() -> None:
     common = {"name", "qualified_name", "collides", "distribution", "version", "summary", "target"}
     more = {
         "explainers": {"paper", "scope", "needs", "api"},
-        "metrics": {"metric_version", "paper", "columns", "needs", "api"},
+        "metrics": {"metric_version", "paper", "columns", "needs", "refused", "api"},
         "classifiers": {"paper"},
         "datasets": {"paper", "licence"},
         "commands": {"section"},
@@ -299,6 +300,25 @@ def test_a_table_shows_scope_and_needs() -> None:
     assert "e     fake 9.9  control  convolution, gradient  S." in table(found, "explainers", 120)
 
 
+def test_members_of_a_family_share_a_line_where_they_agree() -> None:
+    found = Registry([])
+    for name, more in (
+        ("other:Big", {}),
+        ("other:Small", {}),
+        ("other:Odd", {"needs": frozenset({"sources"})}),
+        ("other:Bad", {"refused": "it is bad."}),
+        ("own", {}),
+    ):
+        spec = MetricSpec(name=name, target="a:b", summary="A line.", **more)  # type: ignore[arg-type]
+        found._offers["metrics"].append(Offer[Spec](spec, ORIGIN))
+    assert [" ".join(line.split()) for line in table(found, "metrics", 120).splitlines()[2:]] == [
+        "own fake 9.9 A line.",
+        "other:NAME fake 9.9 refused: Bad",
+        "other:NAME fake 9.9 Big, Small",
+        "other:NAME fake 9.9 sources Odd",
+    ]
+
+
 # --- promises about all hooks and all specs
 
 
@@ -331,6 +351,10 @@ def built_in_offers() -> list[Offer[Spec]]:
 
 
 @pytest.mark.parametrize("offer", built_in_offers(), ids=lambda offer: f"{offer.spec.kind}-{offer.spec.name}")
-def test_every_built_in_target_can_be_imported(offer: Offer[Spec]) -> None:
+def test_every_built_in_target_can_be_imported_or_is_refused_with_a_reason(offer: Offer[Spec]) -> None:
+    if isinstance(offer.spec, MetricSpec) and offer.spec.refused:
+        with pytest.raises(PluginError, match=re.escape(offer.spec.refused)):
+            offer.spec.load()
+        return
     target = offer.spec.load()
     assert isinstance(target, click.Command) if isinstance(offer.spec, CommandSpec) else callable(target)

@@ -171,6 +171,50 @@ def test_an_unknown_name_is_an_error_that_names_the_nearest(name: str, hint: str
     assert str(caught.value) == f"There is no explainer {name!r}. {hint}"
 
 
+def family() -> Plugin:
+    """``own`` and members of a family, as a distribution offers what another library names."""
+    specs = [MetricSpec(name=name, target="a:b", summary="A line.") for name in ("own", "lib:AUC", "lib:Completeness")]
+    refused = MetricSpec(name="lib:ROAD", target="a:b", summary="A line.", refused="it is too long.")
+    return plugin("acme", lambda: hooks(earwitness_metrics=lambda: [*specs, refused]))
+
+
+@pytest.mark.parametrize("name", ["lib:Completeness", "acme:lib:Completeness", "ACME:lib:Completeness"])
+def test_a_member_of_a_family_is_found_by_its_name_and_in_full(name: str) -> None:
+    found = Registry([family()]).metric(name)
+    assert (found.spec.name, found.spec.family, found.qualified_name) == (
+        "lib:Completeness", "lib", "acme:lib:Completeness",
+    )  # fmt: skip
+
+
+def test_an_exact_name_comes_before_a_distribution_of_the_familys_name() -> None:
+    plain, member = (MetricSpec(name=name, target="a:b", summary="A line.") for name in ("auc", "lib:auc"))
+    library = plugin("lib", lambda: hooks(earwitness_metrics=lambda: [plain]))
+    assert Registry([library]).metric("lib:auc").spec is plain
+    acme = plugin("acme", lambda: hooks(earwitness_metrics=lambda: [member]))
+    assert Registry([library, acme]).metric("lib:auc").spec is member
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("lib:Completnes", "Did you mean 'lib:Completeness'?"),
+        ("lib:zzz", "Choose one of: lib:AUC, lib:Completeness, lib:ROAD."),
+        ("acme:lib:Completnes", "Did you mean 'acme:lib:Completeness'?"),
+        ("zzz", "Choose one of: lib:NAME, own."),
+    ],
+)
+def test_a_misspelt_member_of_a_family_is_told_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        Registry([family()]).metric(name)
+    assert str(caught.value) == f"There is no metric {name!r}. {hint}"
+
+
+def test_a_refused_metric_is_on_offer_and_says_why_it_cannot_be_used() -> None:
+    offer = Registry([family()]).metric("lib:ROAD")
+    with pytest.raises(PluginError, match=r"The metric 'lib:ROAD' cannot be used: it is too long\."):
+        offer.spec.load()
+
+
 def test_an_unknown_name_mentions_the_plugins_that_might_have_had_it() -> None:
     registry = Registry([plugin("lost", raising(ImportError("no torch2")), version="0.3")])
     with pytest.raises(PluginError, match=r"There is no dataset 'x'\. .*lost 0\.3 \(ImportError: no torch2\)"):
@@ -258,6 +302,8 @@ def test_the_own_distribution_is_always_allowed_and_core_cannot_be_switched_off(
     [
         (lambda: spec("Upper"), "name must match"),
         (lambda: spec("with space"), "name must match"),
+        (lambda: spec("one:two:three"), "name must match"),
+        (lambda: spec("family:"), "name must match"),
         (lambda: ExplainerSpec(name="a", target="no.colon", summary="A line."), "must read 'package.module:Name'"),
         (lambda: ExplainerSpec(name="a", target="a:b", summary="two\nlines"), "one line of text"),
         (lambda: ExplainerSpec(name="a", target="a:b", summary=None), "one line of text"),  # type: ignore[arg-type]

@@ -15,6 +15,9 @@ from earwitness.cli.progress import progress_bar
 def download(dataset: str, to: Path | None) -> None:
     """Fetch DATASET from its publisher. Every file is checked by its checksum before anything is put in place.
 
+    Weights of published classifiers need no command: they are fetched when they are first used, and kept in the folder
+    that EARWITNESS_MODELS names, or in the cache folder.
+
     \b
     Example:
       earwitness download esc10

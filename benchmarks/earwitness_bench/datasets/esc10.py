@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from earwitness import downloads
 from earwitness.audio.files import open_recording
 from earwitness.clips import Clip, Entry
 from earwitness.errors import DatasetError
@@ -157,9 +158,8 @@ class ESC10:
 
 
 def cache_folder() -> Path:
-    """Where earwitness keeps downloaded ESC-10: ``earwitness/esc10`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "earwitness" / "esc10"
+    """Where earwitness keeps downloaded ESC-10; see :func:`earwitness.downloads.cache_folder`."""
+    return downloads.cache_folder("esc10")
 
 
 def download(

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import shutil
 import tempfile
-import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from earwitness.errors import DatasetError
+from earwitness.downloads import Received, download
+from earwitness.errors import DatasetError, DownloadError
 
 MAX_ARCHIVE_BYTES = 500_000_000
 MAX_FILE_BYTES = 20_000_000
 """Of one unpacked file; the longest clip of ESC-10 has 0.3 MB."""
 
-_TIMEOUT_S = 30
 _CHUNK = 1 << 16
 _PAPERS = ("README", "LICENSE", "LICENCE", "NOTICE", "ATTRIBUTION", "COPYING")
 
-Progress = Callable[[int, int | None], None]
 
-
-def archive(url: str, folder: Path, checksums: Mapping[str, str], *, progress: Progress | None = None) -> Path:
+def archive(url: str, folder: Path, checksums: Mapping[str, str], *, progress: Received | None = None) -> Path:
     """Download a zip archive and unpack what is listed, with its licence and attribution.
 
     Parameters
@@ -57,11 +53,13 @@ def archive(url: str, folder: Path, checksums: Mapping[str, str], *, progress: P
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
             packed, unpacked = Path(temporary) / "archive.zip", Path(temporary) / "unpacked"
-            _save(url, packed, progress)
+            download(url, packed, max_bytes=MAX_ARCHIVE_BYTES, progress=progress)
             _unpack(packed, unpacked, checksums, url)
             if folder.is_dir():
                 folder.rmdir()  # empty, or this raises
             os.replace(unpacked, folder)
+    except DownloadError as error:
+        raise DatasetError(str(error)) from error
     except OSError as error:
         raise DatasetError(f"Cannot write {folder}: {error.strerror or error}. Is it writable and empty?") from error
     return folder
@@ -71,41 +69,6 @@ def first_of(names: Sequence[str], count: int = 3) -> str:
     """The first few names and how many more there are: ``"a, b, c and 7 more"``."""
     shown = ", ".join(names[:count])
     return shown if len(names) <= count else f"{shown} and {len(names) - count} more"
-
-
-def _save(url: str, path: Path, progress: Progress | None) -> None:
-    received = 0
-    with path.open("wb") as file:
-        for chunk, total in _received(url):
-            received += len(chunk)
-            if received > MAX_ARCHIVE_BYTES:
-                raise DatasetError(
-                    f"{url} has more than {MAX_ARCHIVE_BYTES} bytes: not the archive that was published."
-                )
-            file.write(chunk)
-            if progress:
-                progress(received, total)
-    if total is not None and received < total:
-        raise DatasetError(f"{url} broke off after {received} of {total} bytes. Try again.")
-
-
-def _received(url: str) -> Iterator[tuple[bytes, int | None]]:
-    """Pieces of what the server sends, the last one empty, and the bytes it has promised in all."""
-    if not url.startswith(("https://", "http://")):
-        raise DatasetError(f"Cannot download {url}: expected an address that begins with https://.")
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:
-            length = response.headers.get("Content-Length", "")
-            total = int(length) if length.isdigit() else None
-            chunk = b"."
-            while chunk:
-                chunk = response.read(_CHUNK)
-                yield chunk, total
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise DatasetError(
-            f"Cannot download {url}: {reason}. Is there a network? You can also fetch it elsewhere and give its folder."
-        ) from error
 
 
 def _unpack(packed: Path, folder: Path, checksums: Mapping[str, str], url: str) -> None:

@@ -79,8 +79,8 @@ def sound_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.as_posix())
 
 
-def read_mono(path: Path, rate: int, n_samples: int) -> Tensor:
-    """The first samples of a sound file: channels averaged, resampled, zero-padded at the end if it is shorter.
+def read_mono(path: Path, rate: int, n_samples: int, *, start: int = 0) -> Tensor:
+    """Samples of a sound file: channels averaged, resampled, zero-padded at the end if it is shorter.
 
     Parameters
     ----------
@@ -89,6 +89,8 @@ def read_mono(path: Path, rate: int, n_samples: int) -> Tensor:
         Of the result, in Hz.
     n_samples : int
         Length of the result at ``rate``. Nothing beyond it is decoded.
+    start : int
+        Its first sample, at ``rate``.
 
     Returns
     -------
@@ -100,7 +102,7 @@ def read_mono(path: Path, rate: int, n_samples: int) -> Tensor:
         The file cannot be decoded, is truncated, or has NaN or infinite samples.
     """
     blocks: list[np.ndarray] = []
-    missing = n_samples
+    missing = start + n_samples
     stream: Iterator[np.ndarray] = open_recording(path).blocks(rate)
     for block in stream:
         blocks.append(block)
@@ -108,7 +110,7 @@ def read_mono(path: Path, rate: int, n_samples: int) -> Tensor:
         if missing < 0:  # strictly: a file of just this length is read to its end, where a truncation shows
             break
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    return fit_length(torch.from_numpy(samples), n_samples)
+    return fit_length(torch.from_numpy(samples[start:]), n_samples)
 
 
 def fit_length(waveform: Tensor, n_samples: int) -> Tensor:
@@ -136,6 +138,12 @@ def _checksum(path: Path, size: int, changed_ns: int) -> str:
 def fingerprint(*parts: object) -> str:
     """32 hexadecimal digits that change whenever one of the printable parts does."""
     return hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).hexdigest()[:32]
+
+
+def first_of(names: Sequence[str], count: int = 3) -> str:
+    """The first few names and how many more there are: ``"a, b, c and 7 more"``."""
+    shown = ", ".join(names[:count])
+    return shown if len(names) <= count else f"{shown} and {len(names) - count} more"
 
 
 def length_notes(lengths: Sequence[int], n_samples: int, rate: int) -> list[str]:

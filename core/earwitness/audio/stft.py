@@ -138,13 +138,11 @@ class ListeningSTFT:
                 f"The spectrum of {n_samples} samples has shape (B, {expected[0]}, {expected[1]}), "
                 f"got {tuple(spectrum.shape)}."
             )
-        return torch.istft(
-            spectrum,
-            self.n_fft,
-            self.hop_length,
-            window=self._window(spectrum.real),
-            center=True,
-            length=n_samples,
+        # torch.istft does the same sums, and takes more than twice as long.
+        frames = torch.fft.irfft(spectrum.transpose(1, 2), n=self.n_fft).mul_(self._window(spectrum.real))
+        inside = slice(self.n_fft // 2, self.n_fft // 2 + n_samples)
+        return _overlap_add(frames, self.hop_length)[:, inside] / _envelope(
+            self, n_samples, frames.dtype, frames.device
         )
 
     def _window(self, like: Tensor) -> Tensor:
@@ -163,3 +161,23 @@ def _grid(stft: ListeningSTFT, n_samples: int) -> Grid:
 @functools.lru_cache(maxsize=32)
 def _hann(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.hann_window(length, periodic=True, dtype=dtype, device=device)
+
+
+def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
+    """Frames (B, N, n_fft), one each hop, summed where they overlap: Tensor (B, at least (N - 1) * hop + n_fft)."""
+    n_rows, n_frames, length = frames.shape
+    n_pieces = -(-length // hop_length)
+    if length % hop_length:
+        frames = functional.pad(frames, (0, n_pieces * hop_length - length))
+    pieces = frames.unflatten(2, (n_pieces, hop_length))
+    added = frames.new_zeros(n_rows, n_frames + n_pieces - 1, hop_length)
+    for number in range(n_pieces):
+        added[:, number : number + n_frames] += pieces[:, :, number]
+    return added.flatten(1)
+
+
+@functools.lru_cache(maxsize=32)
+def _envelope(stft: ListeningSTFT, n_samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What the squared windows of all frames sum to at each sample: Tensor (T,)."""
+    squared = _hann(stft.n_fft, dtype, device).square().expand(1, stft.n_frames(n_samples), -1)
+    return _overlap_add(squared, stft.hop_length)[0, stft.n_fft // 2 : stft.n_fft // 2 + n_samples]

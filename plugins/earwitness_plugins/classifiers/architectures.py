@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from earwitness.audio.front_end import LogMel
+from earwitness.audio.front_end import FrontEnd
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Dataset
 from earwitness.errors import ClassifierError, ConfigurationError, nearest
@@ -21,6 +21,7 @@ from earwitness_plugins.classifiers.augmentation import Augmentation
 from earwitness_plugins.classifiers.compact_cnn import CompactCNN, compact_front_end
 from earwitness_plugins.classifiers.toy_cnn import TOY_LABELS, ToyCNN, toy_front_end
 from earwitness_plugins.classifiers.training import TrainingRecipe, TrainingResult, train_network
+from earwitness_plugins.classifiers.waveform_cnn import WaveformCNN, waveform_front_end
 
 ESC10_LABELS = (
     "dog",
@@ -44,7 +45,7 @@ class Architecture:
     ----------
     network : callable -> nn.Module
         Untrained.
-    front_end : callable -> LogMel
+    front_end : callable -> FrontEnd
     labels : tuple of str
     dataset : str
         By name; clips of one length.
@@ -56,7 +57,7 @@ class Architecture:
     """
 
     network: Callable[[], nn.Module]
-    front_end: Callable[[], LogMel]
+    front_end: Callable[[], FrontEnd]
     labels: tuple[str, ...]
     dataset: str
     data: Mapping[str, Mapping[str, Any]]
@@ -101,6 +102,19 @@ ARCHITECTURES = {
             "test": {"split": "test", "clips": 800},
         },
         recipe=TrainingRecipe(epochs=12, batch_size=32, learning_rate=3e-3),
+        duration_s=1.0,
+    ),
+    "toy-wave-cnn": Architecture(
+        network=WaveformCNN,
+        front_end=waveform_front_end,
+        labels=TOY_LABELS,
+        dataset="toy",
+        data={
+            "train": {"split": "train", "clips": 2800},
+            "validation": {"split": "validation", "clips": 400},
+            "test": {"split": "test", "clips": 800},
+        },
+        recipe=TrainingRecipe(epochs=16, batch_size=32, learning_rate=2e-3, weight_decay=0.02, averaging_steps=50),
         duration_s=1.0,
     ),
 }

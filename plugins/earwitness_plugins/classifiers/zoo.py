@@ -1,4 +1,4 @@
-"""Classifiers that come with the package, weights included."""
+"""Classifiers by name. Those that the project trained bring their weights; those of others are fetched when used."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from earwitness.audio.front_end import FrontEnd
 from earwitness.classifier import AudioClassifier
 from earwitness.weights import load_weights
 from earwitness_plugins.classifiers.architectures import ARCHITECTURES
+from earwitness_plugins.classifiers.linear_head import classifier_with_head
+from earwitness_plugins.classifiers.pretrained import tagger
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Where the packaged weights lie; each has the report of its training beside it."""
@@ -35,6 +37,75 @@ def toy_cnn(*, weights: str | None = None) -> AudioClassifier:
         Weights of your own for the same network (``earwitness train-classifier toy-cnn``), safetensors.
     """
     return _build("toy-cnn", weights)
+
+
+def toy_wave_cnn(*, weights: str | None = None) -> AudioClassifier:
+    """A small CNN on the samples themselves, for the same synthetic data; one second at 16 kHz.
+
+    Parameters
+    ----------
+    weights : str, optional
+        Weights of your own for the same network (``earwitness train-classifier toy-wave-cnn``), safetensors.
+    """
+    return _build("toy-wave-cnn", weights)
+
+
+def yamnet(*, regroup: str | None = None) -> AudioClassifier:
+    """YAMNet, Google's tagger of 521 classes of AudioSet (MobileNetV1; weights Apache-2.0); at least one second.
+
+    Nobody serves the weights as a PyTorch state dict: put ``yamnet_521.pt`` into the folder that ``EARWITNESS_MODELS``
+    names, or into earwitness' cache. Its SHA-256 is checked.
+
+    Parameters
+    ----------
+    regroup : {"esc10"}, optional
+        Answer with the ten classes of ESC-10, each the best of AudioSet's classes that belong to it, without training.
+    """
+    return tagger("yamnet", regroup)
+
+
+def efficientat_mn04(*, regroup: str | None = None) -> AudioClassifier:
+    """EfficientAT mn04_as, a tagger of the 527 classes of AudioSet (MobileNetV3 of width 0.4; weights MIT); any length.
+
+    The weights (4 MB) are fetched from their publisher when first used, checked by SHA-256, and kept in the folder that
+    ``EARWITNESS_MODELS`` names, or in earwitness' cache.
+
+    Parameters
+    ----------
+    regroup : {"esc10"}, optional
+        See :func:`yamnet`.
+    """
+    return tagger("efficientat-mn04", regroup)
+
+
+def yamnet_esc10(*, weights: str | None = None) -> AudioClassifier:
+    """The ten classes of ESC-10 by a linear layer on YAMNet's embedding; trained on folds 1 to 3, selected on fold 4.
+
+    For YAMNet's own weights, see :func:`yamnet`.
+
+    Parameters
+    ----------
+    weights : str, optional
+        A head of your own, for any classes (``earwitness train-head yamnet``), safetensors.
+    """
+    return _with_head("yamnet", weights)
+
+
+def efficientat_mn04_esc10(*, weights: str | None = None) -> AudioClassifier:
+    """The ten classes of ESC-10 by a linear layer on mn04's embedding; trained on folds 1 to 3, selected on fold 4.
+
+    For mn04's own weights, see :func:`efficientat_mn04`.
+
+    Parameters
+    ----------
+    weights : str, optional
+        A head of your own, for any classes (``earwitness train-head efficientat-mn04``), safetensors.
+    """
+    return _with_head("efficientat-mn04", weights)
+
+
+def _with_head(backbone: str, weights: str | None) -> AudioClassifier:
+    return classifier_with_head(backbone, Path(weights or WEIGHTS / f"{backbone}-esc10.safetensors"))
 
 
 def _build(name: str, weights: str | None) -> AudioClassifier:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest import mock
+from collections.abc import Callable
 
 import torch
 from captum.attr import DeepLift as CaptumDeepLift
-from captum.attr._core import deep_lift
+from captum.attr._core.deep_lift import nonlinear
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
@@ -24,10 +23,14 @@ from earwitness_plugins.gradients.inputs import (
     check_domain,
     check_memory,
     explained,
+    own_input,
 )
 
-_ELEMENTWISE = (nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.ReLU6, nn.SiLU, nn.GELU, nn.Mish, nn.SELU, nn.CELU)
-"""Activations without a rule in Captum; the rescale rule holds for any function of one number (section 3.5.1)."""
+_NO_CHANGE = 1e-6
+"""Where a unit's input changes by less, its derivative stands for the ratio, which float32 would only make noise of."""
+
+_HELD = 4
+"""The input goes through together with its reference, and each activation's input and output are kept beside it."""
 
 
 class DeepLift:
@@ -38,13 +41,16 @@ class DeepLift:
     domain : {"features", "waveform"}
         From the features of digital silence, or from zero samples.
     memory_mb : float
-        What the network may keep for its gradient at once; the input and its reference go through together.
+        What the network's hidden maps, and what is kept beside them, may take at once.
 
     Notes
     -----
+    The rescale rule (section 3.5.1) holds for every function of one number. Of a window of max pooling, the input's
+    maximum takes all the credit where it is the larger one, the reference's where that is.
+
     The diagnostic ``completeness_gap`` is |sum of relevance - (logit(x) - logit(silence))|. It is 0 for networks of
-    linear layers and activation modules; products of two hidden maps (squeeze-excite gates), functional activations,
-    max pooling and pooling over patches leave a gap, because Captum has no rule, or an approximate one, for them.
+    linear layers, activation modules and max-pooling modules. Products of two hidden maps (squeeze-excite gates),
+    softmax, functional activations and pooling over patches keep their gradient, and leave a gap.
     """
 
     def __init__(self, *, domain: InputDomain = "features", memory_mb: float = MEMORY_MB) -> None:
@@ -57,27 +63,25 @@ class DeepLift:
         Raises
         ------
         NotApplicableError
-            The network runs an activation module more than once.
+            The network runs an activation or max-pooling module more than once.
         """
         check_activations(classifier, batch)
         given = AttributionInput.of(
-            classifier, batch, self.domain, target=target, random=random, memory_mb=self.memory_mb / 2
+            classifier, batch, self.domain, target=target, random=random, memory_mb=self.memory_mb / _HELD
         )
 
         def attribute(piece: AttributionInput) -> Tensor:
             silence = piece.silence.expand_as(piece.values)
-            found: Tensor = CaptumDeepLift(piece.forward).attribute(piece.leaf, silence, target=piece.target)
+            found: Tensor = _Rescale(piece.forward).attribute(piece.leaf, silence, target=piece.target)
             return found
 
-        with _rules():
-            return explained(given, attribute, baseline=given.silence)
+        return explained(given, attribute, baseline=given.silence)
 
 
 def check_activations(classifier: AudioClassifier, batch: Batch) -> None:
-    """NotApplicableError where an activation module runs twice: its rule would mix the two places up."""
+    """NotApplicableError where a module with a rule runs twice: Captum would mix the two places up."""
     runs: Counter[str] = Counter()
-    ruled = (*deep_lift.SUPPORTED_NON_LINEAR, *_ELEMENTWISE)
-    modules = {name: module for name, module in classifier.network.named_modules() if isinstance(module, ruled)}
+    modules = {name: module for name, module in classifier.network.named_modules() if type(module) in _RULES}
     classifier.probabilities(batch.waveforms[:1])  # ahead, because the first call of all makes a pass of its own
     handles = [
         module.register_forward_hook(lambda _module, _inputs, _output, name=name: runs.update([name]))
@@ -97,10 +101,61 @@ def check_activations(classifier: AudioClassifier, batch: Batch) -> None:
         )
 
 
-@contextmanager
-def _rules() -> Iterator[None]:
-    """Captum's table of rules with the rescale rule for more activations, while a map is made."""
-    known = deep_lift.SUPPORTED_NON_LINEAR
-    more = {kind: known[nn.ReLU] for kind in _ELEMENTWISE if kind not in known}
-    with mock.patch.dict(known, more), torch.enable_grad():
-        yield
+class _Rescale(CaptumDeepLift):  # type: ignore[misc]
+    """Captum's DeepLIFT with the rules of this module.
+
+    Captum's own for max pooling and for softmax let the rows of a batch leak into each other, and the former loses
+    credit where windows overlap; many activations have none.
+    """
+
+    def _is_non_linear(self, module: nn.Module) -> bool:
+        return type(module) in _RULES
+
+    def _register_hooks(self, module: nn.Module, attribute_to_layer_input: bool = True) -> None:
+        if self._can_register_hook(module):
+            self.forward_handles.append(module.register_forward_pre_hook(own_input))
+        super()._register_hooks(module, attribute_to_layer_input)
+
+    def _backward_hook(self, module: nn.Module, grad_input: Tensor, grad_output: Tensor) -> Tensor:
+        rule = _RULES[type(module)]
+        return rule(module, module.input, module.output, grad_input, grad_output, eps=_NO_CHANGE)
+
+    def _remove_hooks(self, extra_hooks_to_remove: list[RemovableHandle]) -> None:
+        super()._remove_hooks(extra_hooks_to_remove)
+        for module in self.model.modules():
+            if type(module) in _RULES:  # a module whose gradient nobody asked for still holds its maps
+                vars(module).pop("input", None)
+                vars(module).pop("output", None)
+
+
+def _max_pooling(
+    module: nn.Module, inputs: Tensor, outputs: Tensor, grad_input: Tensor, grad_output: Tensor, *, eps: float
+) -> Tensor:
+    """Multipliers of max pooling, for the input and its reference (which come, and go, one behind the other)."""
+    (here, silent), (output, silent_output) = inputs.chunk(2), outputs.chunk(2)
+    credit = grad_output.chunk(2)[0] * (output - silent_output)
+    shares = sum(
+        torch.func.vjp(module.forward, at)[1](torch.where(wins, credit, 0))[0]
+        for at, wins in ((here, output > silent_output), (silent, output < silent_output))
+    )
+    change = here - silent
+    multiplier = torch.where(change.abs() < eps, grad_input.chunk(2)[0], shares / change)
+    return torch.cat([multiplier, multiplier])
+
+
+_RULES: dict[type[nn.Module], Callable[..., Tensor]] = {
+    **dict.fromkeys(
+        (
+            *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
+            *(nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
+        ),
+        nonlinear,
+    ),
+    **dict.fromkeys(
+        (
+            *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+            *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+        ),
+        _max_pooling,
+    ),
+}

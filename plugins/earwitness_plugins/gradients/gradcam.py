@@ -93,17 +93,22 @@ class Cam:
 
     def __call__(self, given: AttributionInput) -> Tensor:
         """Tensor of the shape of ``given.values``, >= 0."""
-        cam = LayerGradCam(given.forward, self.classifier.layer(self.layer)).attribute(
-            given.leaf, target=given.target, relu_attributions=True
-        )
+        with self.classifier.taps([self.layer]):  # refuses a layer that runs twice, of which Captum takes either
+            cam = LayerGradCam(given.forward, self.classifier.layer(self.layer)).attribute(
+                given.leaf, target=given.target, relu_attributions=True
+            )
         if cam.ndim not in (3, 4):
             raise ClassifierError(
                 f"GradCAM needs a layer with a time axis; {self.layer!r} of {self.classifier.name} gives one value per "
                 "channel. Name a convolution."
             )
+        cam = cam.detach()
         if self.classifier.segmenter is not None:
-            cam = self._joined(cam.detach(), given)
-        return _enlarged(cam.detach(), given)
+            cam = self._joined(cam, given)
+        if given.domain == "features":
+            return _resized(cam, given.values.shape[2:])
+        over_time = cam if cam.ndim == 3 else cam.mean(2)
+        return _resized(over_time, given.values.shape[1:])[:, 0]
 
     def _joined(self, cams: Tensor, given: AttributionInput) -> Tensor:
         """Maps of patches, (B·P, 1, H, W), brought to the feature map (B, 1, M, N'), averaged where they overlap."""
@@ -111,9 +116,9 @@ class Cam:
         assert segment is not None
         features = given.values if given.domain == "features" else self.classifier.features(given.values)
         patches, back, *_ = torch.func.vjp(segment, features.detach())
-        maps = functional.interpolate(cams, patches.shape[3:], mode="bilinear", align_corners=False)
+        maps = _resized(cams, patches.shape[3:]).reshape(*patches.shape[:2], 1, *patches.shape[3:])
         total: Tensor
-        total, seen = back(maps.reshape(patches.shape))[0], back(torch.ones_like(patches))[0]
+        total, seen = back(maps.expand_as(patches))[0], back(torch.ones_like(patches))[0]
         return total / torch.where(seen > 0, seen, 1)
 
 
@@ -143,7 +148,9 @@ def last_convolution(classifier: AudioClassifier, batch: Batch) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    names = [name for name, shape in shapes.items() if shape[-1] > 1]
+    # Patches may have time along either axis.
+    first = -1 if classifier.segmenter is None else 2
+    names = [name for name, shape in shapes.items() if max(shape[first:]) > 1]
     if not names:
         raise NotApplicableError(
             f"GradCAM needs a convolution with a time axis; the network of {classifier.name} has none. Use saliency."
@@ -151,10 +158,16 @@ def last_convolution(classifier: AudioClassifier, batch: Batch) -> str:
     return normalised_layers(classifier.network).get(names[-1], names[-1])
 
 
-def _enlarged(cam: Tensor, given: AttributionInput) -> Tensor:
-    """A map (B, 1, H, W), or (B, 1, W) of a network that convolves over time only, at the size of the input."""
-    if given.domain == "features" and cam.ndim == 4:
-        return functional.interpolate(cam, given.values.shape[2:], mode="bilinear", align_corners=False)
-    over_time = cam if cam.ndim == 3 else cam.mean(2)
-    columns = functional.interpolate(over_time, given.values.shape[-1], mode="linear", align_corners=False)
-    return columns[:, :, None].expand_as(given.values) if given.domain == "features" else columns[:, 0]
+def _resized(cam: Tensor, shape: torch.Size) -> Tensor:
+    """A map (B, 1, H, W) or (B, 1, W) at another size; from (B, 1, W) to a map of two axes it is the same in all rows.
+
+    Parameters
+    ----------
+    cam : Tensor
+    shape : torch.Size
+        The last one or two axes of the answer, (W,) or (H, W).
+    """
+    if cam.ndim == 4:
+        return functional.interpolate(cam, shape, mode="bilinear", align_corners=False)
+    columns = functional.interpolate(cam, shape[-1], mode="linear", align_corners=False)
+    return columns if len(shape) == 1 else columns[:, :, None].expand(-1, -1, *shape)

@@ -18,6 +18,7 @@ from earwitness_plugins.gradients.inputs import (
     check_domain,
     check_memory,
     explained,
+    own_input,
 )
 
 
@@ -93,8 +94,17 @@ class GuidedGradCam:
 
 def guided_gradient(given: AttributionInput) -> Tensor:
     """Signed guided gradient, of the shape of ``given.values``."""
-    found: Tensor = CaptumGuidedBackprop(given.forward).attribute(given.leaf, target=given.target)
+    found: Tensor = _Guided(given.forward).attribute(given.leaf, target=given.target)
     return found
+
+
+class _Guided(CaptumGuidedBackprop):  # type: ignore[misc]
+    """Captum's guided backprop, in which a sum around an activation keeps its own gradient."""
+
+    def _register_hooks(self, module: nn.Module) -> None:
+        if isinstance(module, nn.ReLU):
+            self.backward_hooks.append(module.register_forward_pre_hook(own_input))
+        super()._register_hooks(module)
 
 
 def check_relu(classifier: AudioClassifier, method: str) -> None:

@@ -6,11 +6,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from captum.attr import Saliency
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
@@ -25,6 +28,9 @@ MEMORY_MB = 256.0
 
 _MOST_ROWS = 16
 """Rows of one pass at most: beyond, a CPU leaves its caches (chunks of 8-16 clips beat 64-200 by up to 2x)."""
+
+_BYTES_OF_A_ROW: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], int]] = WeakKeyDictionary()
+"""By network, and by the domain, shape and dtypes of its input: measured once, not with each batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +72,7 @@ class AttributionInput:
     ) -> AttributionInput:
         """Prepare a batch; a network that eats samples is always explained over them.
 
-        ``memory_mb`` is what the network may keep for its gradient in one pass.
+        ``memory_mb`` is what the hidden maps of one pass may take.
         """
         nothing = torch.zeros_like(batch.waveforms[:1])
         if domain == "waveform" or classifier.feature_grid(batch.waveforms.shape[1]) is None:
@@ -77,7 +83,12 @@ class AttributionInput:
                 features, silence = classifier.features(batch.waveforms), classifier.features(nothing)
             forward = _Forward(classifier, classifier.logits_of_features)
             given = cls(forward, features, silence, "features", target, random)
-        return replace(given, rows_at_once=_rows_within(given, memory_mb))
+        key = (given.domain, given.values.shape[1:], given.values.dtype, classifier.precision)
+        measured = _BYTES_OF_A_ROW.setdefault(classifier.network, {})
+        if key not in measured:
+            measured[key] = _bytes_of_a_row(given)
+        rows = int(memory_mb * 1e6 / max(1, measured[key]))
+        return replace(given, rows_at_once=max(1, min(_MOST_ROWS, rows)))
 
     @property
     def leaf(self) -> Tensor:
@@ -167,22 +178,44 @@ def gradient_at(given: AttributionInput, points: Tensor) -> Tensor:
     return gradient.detach().reshape(points.shape)
 
 
-def _rows_within(given: AttributionInput, memory_mb: float) -> int:
-    """How many rows keep no more than that for their gradient: 1 to 16.
+def _bytes_of_a_row(given: AttributionInput) -> int:
+    """What all hidden maps of one row take together, which depends on nothing but the network and its input's shape.
 
-    Measured on one row, so the answer depends on nothing but the network and the length of its input.
+    What a gradient keeps is a part of these maps. Methods without a gradient hold only a few of them at a time, and are
+    safe all the more; the measure asks for no gradient, which a black box would not have.
     """
-    held: dict[int, int] = {weight.data_ptr(): 0 for weight in given.forward.parameters()}
+    with torch.no_grad():
+        given.forward(given.values[:1])  # ahead, because the first call of all makes a pass of its own
+        with _HiddenMaps() as maps:
+            given.forward(given.values[:1])
+    return int(maps.n_bytes)
 
-    def note(tensor: Tensor) -> Tensor:
-        held.setdefault(tensor.data_ptr(), tensor.untyped_storage().nbytes())
-        return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        logits = given.forward(given.leaf[:1])
-        n_bytes = sum(held.values())
-        del logits  # until here, so that no address is given out twice
-    return max(1, min(_MOST_ROWS, int(memory_mb * 1e6 / max(1, n_bytes))))
+class _HiddenMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the tensors that are made while this is entered; views and in-place results count once."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # Held, so that no address is given out twice; with what each adds, which for weights is nothing.
+        self._storages: dict[int, tuple[torch.UntypedStorage, int]] = {}
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(n_bytes for _, n_bytes in self._storages.values())
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for storage in _storages_of((args, kwargs)):
+            self._storages.setdefault(storage.data_ptr(), (storage, 0))
+        result = function(*args, **(kwargs or {}))
+        for storage in _storages_of(result):
+            self._storages.setdefault(storage.data_ptr(), (storage, storage.nbytes()))
+        return result
+
+
+def _storages_of(tree: object) -> Iterator[torch.UntypedStorage]:
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor) and leaf.layout == torch.strided:  # a sparse tensor has none
+            yield leaf.untyped_storage()
 
 
 class _Forward(nn.Module):
@@ -200,6 +233,15 @@ class _Forward(nn.Module):
                 "Use a method that needs none."
             )
         return logits
+
+
+def own_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A forward pre-hook that gives a module an input which nobody else uses.
+
+    Captum hooks the gradient of an activation's input. In a residual network the sum reads that input too, and its
+    share of the gradient would be overwritten along with the activation's.
+    """
+    return tuple(given.clone() for given in inputs)
 
 
 @contextmanager

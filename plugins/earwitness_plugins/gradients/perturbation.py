@@ -17,6 +17,7 @@ from torch import Tensor
 
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
+from earwitness.errors import NotApplicableError
 from earwitness.explanation import Explanation
 from earwitness.random import Random, stream_seed
 from earwitness_plugins.gradients.inputs import (
@@ -136,7 +137,7 @@ class KernelShap:
     frequency_segments, time_segments : int
         The players: blocks over frequency (of the feature map) and over time. A silenced block is out of the game.
     n_samples : int
-        Coalitions that are tried; fewer than twice the number of players leave the regression loose.
+        Coalitions that are tried: more than there are players; fewer than twice as many leave the regression loose.
     memory_mb : float
         What the network may hold at once; it decides how many coalitions go through in one pass.
 
@@ -158,11 +159,18 @@ class KernelShap:
         self.domain = check_domain(domain)
         self.frequency_segments = check_count("kernel-shap", "frequency_segments", frequency_segments, 1)
         self.time_segments = check_count("kernel-shap", "time_segments", time_segments, 2)
-        self.n_samples = check_count("kernel-shap", "n_samples", n_samples, 2)
+        n_players = self.time_segments * (self.frequency_segments if domain == "features" else 1)
+        self.n_samples = check_count("kernel-shap", "n_samples", n_samples, n_players + 1)
         self.memory_mb = check_memory(memory_mb)
 
     def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
-        """See :class:`earwitness.protocols.Explainer`."""
+        """See :class:`earwitness.protocols.Explainer`.
+
+        Raises
+        ------
+        NotApplicableError
+            There is only one segment.
+        """
         given = AttributionInput.of(
             classifier, batch, self.domain, target=target, random=random, memory_mb=self.memory_mb
         )
@@ -174,7 +182,12 @@ class KernelShap:
         found = []
         for clip in given.pieces(1):
             parts = segments(clip.values, self.frequency_segments, self.time_segments)
-            with _seeded(stream_seed(clip.random.seed, *clip.random.clip_ids, "coalitions"), clip.values.device):
+            if int(parts.max()) == 0:
+                raise NotApplicableError(
+                    f"KernelSHAP needs at least two players; an input of shape {tuple(clip.values.shape[1:])} "
+                    "makes one segment. Ask for more segments, or use feature-ablation."
+                )
+            with _seeded(stream_seed(clip.random.seed, *clip.random.clip_ids, "coalitions")):
                 values: Tensor = CaptumKernelShap(clip.forward).attribute(
                     clip.values,
                     baselines=clip.silence,
@@ -213,8 +226,8 @@ def segments(values: Tensor, n_frequency: int, n_time: int) -> Tensor:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """torch's global generator, the only one that Captum draws from, at a seed; afterwards as it was."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's global CPU generator, the only one that Captum draws coalitions from, at a seed; afterwards as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         yield

@@ -1,0 +1,125 @@
+"""A rule at work on one layer: Zennit's hook, its shortcut where that is valid, and the layer's line in the ledger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zennit.core import BasicHook, Hook, ParamMod
+
+from earwitness.errors import NotApplicableError
+from earwitness_plugins.lrp.ledger import Ledger, Line, total
+from earwitness_plugins.lrp.rules import Gamma, Numerics, Rule, describe
+
+
+class RuleHook(Hook):
+    """Passes relevance through one layer by a rule, in one forward pass and any number of backward passes.
+
+    Parameters
+    ----------
+    name : str
+        Of the layer.
+    rule : Rule
+    numerics : Numerics
+    ledger : Ledger, optional
+        Where to note what happened to the relevance, in each backward pass.
+    shortcuts : bool
+        Whether to use the rule's shortcut where it is valid.
+    """
+
+    def __init__(
+        self, name: str, rule: Rule, numerics: Numerics, *, ledger: Ledger | None = None, shortcuts: bool = True
+    ) -> None:
+        super().__init__()
+        self._name, self._rule, self._numerics = name, rule, numerics
+        self._ledger = ledger
+        self._full = rule.hook(numerics)
+        self._shortcut = rule.shortcut(numerics) if shortcuts else None
+
+    def copy(self) -> RuleHook:
+        """Itself: it belongs to one layer already."""
+        return self
+
+    def forward(self, module: nn.Module, input: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep what the backward pass needs.
+
+        Raises
+        ------
+        NotApplicableError
+            The layer runs for a second time in this pass.
+        """
+        if "input" in self.stored_tensors:
+            raise NotApplicableError(used_twice(self._name, module))
+        self.stored_tensors["input"] = input
+        if self._shortcut is not None:
+            x = input[0].detach()
+            if bool((x >= 0).all()):
+                # Now: an in-place operation that follows may change the output.
+                self.stored_tensors["positive"] = output.detach() > 0
+
+    def backward(self, module: nn.Module, grad_input: tuple[Any, ...], grad_output: tuple[Tensor, ...]) -> Any:
+        """Relevance of the output -> relevance of the input."""
+        relevance = grad_output[0]
+        hook = self._shortcut if self._shortcut is not None and self._may_shorten(relevance) else self._full
+        hook.stored_tensors["input"] = self.stored_tensors["input"]
+        passed = hook.backward(module, grad_input, grad_output)
+        if self._ledger is not None:
+            self._ledger.lines.append(self._line(module, relevance, passed[0]))
+        return passed
+
+    def remove(self) -> None:
+        """Forget the layer's input."""
+        super().remove()
+        for hook in (self._full, self._shortcut):
+            if hook is not None:
+                hook.stored_tensors.clear()
+
+    def _may_shorten(self, relevance: Tensor) -> bool:
+        positive = self.stored_tensors.get("positive")
+        if positive is None:
+            return False
+        # Gamma's branch for negative outputs is left out: nothing may come from there.
+        return not isinstance(self._rule, Gamma) or not bool(relevance.masked_fill(positive, 0).any())
+
+    def _line(self, module: nn.Module, relevance: Tensor, passed: Tensor) -> Line:
+        x = self.stored_tensors["input"][0].detach()
+        outputs = _branch_outputs(self._full, module, x)
+        at_zero = _branch_outputs(self._full, module, x, zero_input=True)
+        found = self._full.gradient_mapper(relevance, outputs)
+        weighted = [found] if isinstance(found, Tensor) else found
+        # A bias is the weight of an input that is always 1.
+        ones = [torch.ones((), dtype=relevance.dtype, device=relevance.device) for _ in outputs]
+        bias = self._full.reducer(ones, [total(z * g) for z, g in zip(at_zero, weighted, strict=True)])
+        stabiliser, covered = torch.zeros_like(relevance), torch.zeros_like(relevance)
+        numerics = self._rule_numerics()
+        for coefficient, numerator in self._rule.shares(outputs):
+            offset = numerics.offset(numerator)
+            stabiliser = stabiliser + coefficient * relevance * offset / (numerator + offset)
+            covered = covered + coefficient
+        # Where a rule has no branch for an output (gamma at exactly 0), relevance ends as it would in a division by 0.
+        stabiliser = stabiliser + relevance * (1 - covered)
+        return Line(self._name, describe(self._rule), total(relevance), total(passed), bias, total(stabiliser))
+
+    def _rule_numerics(self) -> Numerics:
+        own = getattr(self._rule, "epsilon", None)
+        return self._numerics if own is None else Numerics(own, self._numerics.zero_bias)
+
+
+def used_twice(name: str, module: nn.Module) -> str:
+    """Why a weighted layer that runs more than once is refused."""
+    return (
+        f"{name!r} ({type(module).__name__}) runs more than once in a forward pass; LRP needs a layer of its own for "
+        "each place (the weights may be shared)."
+    )
+
+
+def _branch_outputs(hook: BasicHook, module: nn.Module, x: Tensor, *, zero_input: bool = False) -> list[Tensor]:
+    outputs = []
+    with torch.no_grad():
+        branches = zip(hook.input_modifiers, hook.param_modifiers, hook.output_modifiers, strict=True)
+        for modify_input, modify_parameters, modify_output in branches:
+            given = modify_input(x.clone())
+            with ParamMod.ensure(modify_parameters)(module) as modified:
+                outputs.append(modify_output(modified.forward(torch.zeros_like(given) if zero_input else given)))
+    return outputs

@@ -1,0 +1,317 @@
+"""Everything a network does besides its weighted layers: what relevance does there, and what is refused by name.
+
+Modules and functions alike end in calls of torch functions, and :class:`Operations` sees every one of them, so that a
+residual ``+``, a ``mean`` over axes or an activation in ``forward`` is treated like its module.
+
+============ ======================================================================== ==================================
+treatment    of                                                                       relevance
+============ ======================================================================== ==================================
+moves        reshaping, indexing, padding, concatenation, dropout in evaluation mode  goes where the values come from
+winner       max pooling, maxima                                                      goes to the largest value
+passes       activations; batch norm that could not be folded; products with          is handed on unchanged
+             constants
+proportional sums of branches, average pooling, means, interpolation                  is split by share in the sum
+gate         a product with the output of a sigmoid, as in squeeze-excite             goes to the gated signal alone
+refused      everything else
+============ ======================================================================== ==================================
+
+A signal is a tensor that depends on the network's input, that is one that requires a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from earwitness_plugins.lrp.ledger import Ledger, Line, total
+from earwitness_plugins.lrp.rules import Numerics
+
+_AVERAGES = frozenset(
+    ("mean sum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
+     "interpolate").split()
+)  # fmt: skip
+_WINNERS = frozenset(
+    ("max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+     "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices amax max maximum").split()
+)  # fmt: skip
+_ACTIVATIONS = frozenset(
+    ("relu relu6 leaky_relu prelu elu selu celu gelu silu mish softplus hardtanh hardswish tanh clamp clamp_min "
+     "clamp_max batch_norm").split()
+)  # fmt: skip
+_SQUASHING = frozenset(("sigmoid", "hardsigmoid"))
+_MOVES = frozenset(
+    ("view reshape view_as reshape_as flatten unflatten ravel permute transpose swapaxes movedim moveaxis t squeeze "
+     "unsqueeze expand expand_as broadcast_to repeat tile cat concat concatenate stack split chunk tensor_split unbind "
+     "__getitem__ select narrow index_select take_along_dim gather roll flip unfold contiguous clone to float double "
+     "type type_as pad constant_pad_nd dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
+     "pixel_shuffle pixel_unshuffle channel_shuffle as_subclass alias T mT").split()
+)  # fmt: skip
+_SUMS = frozenset(("add", "sub", "subtract", "rsub", "__rsub__", "__radd__"))
+_PRODUCTS = frozenset(("mul", "multiply", "div", "divide", "true_divide", "neg", "negative"))
+_RANDOM = frozenset(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"))
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A torch function that met a signal outside of the weighted layers.
+
+    Attributes
+    ----------
+    where : str
+        Dotted name and type of the module that called it.
+    name : str
+        Of the function.
+    treatment : str
+        See the table above; for ``"refused"`` with the reason.
+    """
+
+    where: str
+    name: str
+    treatment: str
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.where}"
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a torch function; ``key`` is its bare name."""
+
+    function: Callable[..., Any]
+    key: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def __call__(self) -> Any:
+        return self.function(*self.args, **self.kwargs)
+
+    def detached(self) -> Any:
+        with torch.no_grad():
+            return self()
+
+    def replacing(self, change: Callable[[Tensor], Tensor]) -> _Call:
+        """The same call with other signals."""
+        args = tuple(_replaced(value, change) for value in self.args)
+        return _Call(self.function, self.key, args, {k: _replaced(v, change) for k, v in self.kwargs.items()})
+
+    @property
+    def signals(self) -> list[Tensor]:
+        return list(_signals((self.args, self.kwargs)))
+
+
+class Operations(TorchFunctionMode):
+    """While it is entered, every torch function outside of the weighted layers is treated as in the table above.
+
+    Parameters
+    ----------
+    numerics : Numerics
+    where : callable
+        Says which module runs: its name and type. None in a weighted layer, whose rule sees to everything.
+    ledger : Ledger, optional
+
+    Attributes
+    ----------
+    seen : list of Operation
+        Every call with a signal, in order. The refused ones ran as they are, so the relevance behind them is wrong: look
+        at :attr:`refused` before using it.
+    """
+
+    def __init__(self, numerics: Numerics, where: Callable[[], str | None], ledger: Ledger | None = None) -> None:
+        super().__init__()
+        self._numerics, self._where, self._ledger = numerics, where, ledger
+        self.seen: list[Operation] = []
+
+    @property
+    def refused(self) -> list[Operation]:
+        """The calls that have no treatment."""
+        return [operation for operation in self.seen if operation.treatment.startswith("refused")]
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Called by torch in place of ``func``."""
+        call = _Call(func, _bare_name(func), args, kwargs or {})
+        where = self._where()
+        signals = call.signals
+        if where is None or not signals:
+            return call()
+        in_place = call.key.endswith("_") and not call.key.endswith("__")
+        call = _Call(func, call.key.rstrip("_") if in_place else call.key, args, call.kwargs)
+        if in_place or call.kwargs.get("inplace") or any(value is True for value in args):
+            # On a copy: the rules of other layers keep tensors that it would change.
+            call = _Call(func, call.key, (_copied(args[0]), *args[1:]), call.kwargs)
+        result, treatment = self._treated(call, signals, where)
+        if treatment:
+            self.seen.append(Operation(where, call.key, treatment))
+        return result
+
+    def _treated(self, call: _Call, signals: list[Tensor], where: str) -> tuple[Any, str]:
+        key = call.key
+        reason = _reason_against(call)
+        if reason:
+            return call(), f"refused: {reason}"
+        if key in _MOVES:
+            return _marked_alike(call(), signals), "moves"
+        if key in _WINNERS and not _has_constant(call, signals):
+            return call(), "winner"
+        if key in _ACTIVATIONS or key in _WINNERS:
+            return _pass(signals[0], call.detached()), "passes"
+        if key in _SQUASHING:
+            return _mark(_pass(signals[0], call.detached())), "passes"
+        if key in _AVERAGES:
+            return self._proportional(call, where), "proportional"
+        if key in _SUMS:
+            return self._sum(call, signals, where)
+        if key in _PRODUCTS:
+            return _product(call, signals)
+        result = call()
+        carried = list(_signals(result))
+        return result, "refused: LRP has no rule for it" if carried else ""
+
+    def _sum(self, call: _Call, signals: list[Tensor], where: str) -> tuple[Any, str]:
+        if len(signals) == 1 and self._numerics.zero_bias:
+            return _pass(signals[0], call.detached()), "passes"
+        return self._proportional(call, where), "proportional"
+
+    def _proportional(self, call: _Call, where: str) -> Tensor:
+        """Input times gradient over output: exact shares, because the function is linear in its signals."""
+        numerics, ledger = self._numerics, self._ledger
+        collected: list[Tensor] = []
+        arrived: list[tuple[Tensor, Tensor]] = []
+
+        def enter(signal: Tensor) -> Tensor:
+            entered = signal.view_as(signal)
+            entered.register_hook(lambda gradient: note(gradient * signal.detach()))
+            return entered
+
+        def note(relevance: Tensor) -> Tensor:
+            if ledger is not None:
+                collected.append(total(relevance))
+                if len(collected) == n_signals:
+                    ledger.lines.append(self._line(f"{where}: {call.key}", arrived[0], collected, constant))
+            return relevance
+
+        n_signals = len(call.signals)
+        result: Tensor = call.replacing(enter)()
+        constant = call.replacing(torch.zeros_like).detached() if ledger is not None else None
+        denominator = numerics.stabilised(result.detach())
+
+        def leave(relevance: Tensor) -> Tensor:
+            if ledger is not None:
+                collected.clear()
+                arrived[:] = [(relevance, denominator)]
+            return relevance / denominator
+
+        left = result.view_as(result)
+        left.register_hook(leave)
+        return left
+
+    def _line(
+        self, name: str, arrived: tuple[Tensor, Tensor], collected: Sequence[Tensor], constant: Tensor | None
+    ) -> Line:
+        relevance, denominator = arrived
+        share = relevance / denominator
+        bias = total(share * constant) if constant is not None else torch.zeros_like(total(relevance))
+        # Stabilising moves away from 0, so the sign of the sum is that of the denominator.
+        stabiliser = total(share * denominator.sign() * self._numerics.stabiliser)
+        return Line(name, "proportional", total(relevance), torch.stack(list(collected)).sum(0), bias, stabiliser)
+
+
+class _Pass(torch.autograd.Function):
+    """Has the values of its second argument, and hands relevance to its first."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, values: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None]:
+        return relevance[0], None
+
+
+def _pass(signal: Tensor, values: Tensor) -> Tensor:
+    passed: Tensor = _Pass.apply(signal.broadcast_to(values.shape), values)
+    return passed
+
+
+def _product(call: _Call, signals: list[Tensor]) -> tuple[Any, str]:
+    if len(signals) == 1:
+        if call.key in ("div", "divide", "true_divide") and call.args[0] is not signals[0]:
+            return call(), "refused: LRP has no rule for a quotient by a signal"
+        return _pass(signals[0], call.detached()), "passes"
+    gates = [_is_gate(signal) for signal in signals]
+    if len(signals) != 2 or sum(gates) != 1 or call.key not in ("mul", "multiply"):
+        return call(), (
+            "refused: LRP has a rule for a product of two signals only where one of them is a gate, the output of a "
+            "sigmoid"
+        )
+    return _pass(signals[gates.index(False)], call.detached()), "gate"
+
+
+def _reason_against(call: _Call) -> str:
+    """Why a call is refused although its function has a treatment; empty if it is not."""
+    if call.key in _RANDOM and bool((call.replacing(torch.ones_like).detached() != 1).any()):
+        return "dropout that is not switched off is random"
+    if call.key == "batch_norm" and (call.args[5:6] == (True,) or call.kwargs.get("training")):
+        return "batch norm without running statistics mixes the clips of a batch"
+    if call.key == "__setitem__":
+        return "an assignment into a tensor hides where its values come from"
+    return ""
+
+
+def _has_constant(call: _Call, signals: list[Tensor]) -> bool:
+    """Whether a maximum is taken over a signal and a constant tensor, as in a ReLU by hand."""
+    return sum(isinstance(value, Tensor) for value in call.args) > len(signals)
+
+
+def _mark(values: Tensor) -> Tensor:
+    values._is_lrp_gate = True  # type: ignore[attr-defined]
+    return values
+
+
+def _is_gate(values: Tensor) -> bool:
+    return getattr(values, "_is_lrp_gate", False)
+
+
+def _marked_alike(result: Any, signals: list[Tensor]) -> Any:
+    """A gate that is reshaped is still a gate."""
+    if all(_is_gate(signal) for signal in signals):
+        for part in _signals(result):
+            _mark(part)
+    return result
+
+
+def _signals(values: Any) -> Iterator[Tensor]:
+    """Signals among arguments, also in lists and tuples of them."""
+    if isinstance(values, Tensor):
+        if values.requires_grad:
+            yield values
+    elif isinstance(values, Mapping):
+        for value in values.values():
+            yield from _signals(value)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _signals(value)
+
+
+def _replaced(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value) if value.requires_grad else value
+    if type(value) in (list, tuple):
+        return type(value)(_replaced(item, change) for item in value)
+    return value
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _bare_name(function: Callable[..., Any]) -> str:
+    """``add`` for ``torch.add``, ``Tensor.add`` and ``+``; ``T`` for the getter of ``Tensor.T``."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return getattr(getattr(function, "__self__", None), "__name__", name) if name == "__get__" else name

@@ -1,0 +1,309 @@
+"""The rules that pass relevance down through one weighted layer: what each is, and Zennit's hook for it.
+
+Notation: x_j input, w_jk weight, b_k bias, z_k output, R_k relevance that arrives at the output, eps the stabiliser, which
+takes the sign of what it is added to; (.)+ and (.)- are the positive and negative part.
+
+========== ============================================================================================= ==============
+epsilon    R_j = sum_k x_j w_jk R_k / (z_k + eps)                                                        Bach et al. 2015
+gamma      where z_k > 0, x+ meets w + gamma w+ and x- meets w + gamma w-; where z_k < 0, the reverse     Andéol et al. 2021
+zplus      x+ w+ and x- w- only: contributions that speak for the output                                 Montavon et al. 2017
+alpha-beta alpha times the share in the positive contributions - beta times that in the negative ones    Bach et al. 2015
+zbox       x w - low w+ - high w-, for inputs known to lie between low and high                          Montavon et al. 2017
+wsquare    w squared: what the weights are, not what the input is                                        Montavon et al. 2017
+flat       the same share for every input                                                                Lapuschkin et al. 2019
+========== ============================================================================================= ==============
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+from torch import Tensor
+from zennit import rules as zennit_rules
+from zennit.core import BasicHook
+
+from earwitness.errors import ConfigurationError, nearest
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """What all layers share.
+
+    Attributes
+    ----------
+    stabiliser : float, > 0
+        Added to every denominator, with its sign.
+    zero_bias : bool
+        Biases get no share of the relevance, so that it all reaches the input (Zennit's ``zero_params="bias"``).
+    """
+
+    stabiliser: float
+    zero_bias: bool
+
+    @property
+    def zero_params(self) -> list[str] | None:
+        """In Zennit's form."""
+        return ["bias"] if self.zero_bias else None
+
+    def stabilised(self, values: Tensor) -> Tensor:
+        """Away from zero by the stabiliser; zero itself goes up."""
+        return values + self.offset(values)
+
+    def offset(self, values: Tensor) -> Tensor:
+        """What :meth:`stabilised` adds, of the shape of ``values``."""
+        return values.ge(0).to(values.dtype) * (2 * self.stabiliser) - self.stabiliser
+
+
+Share = tuple[Tensor | float, Tensor]
+"""A part of a rule: its coefficient (or one for each output), and the numerator that relevance is divided by."""
+
+
+class Rule(Protocol):
+    """How relevance passes one weighted layer."""
+
+    def hook(self, numerics: Numerics) -> BasicHook:
+        """Zennit's hook."""
+        ...
+
+    def shortcut(self, numerics: Numerics) -> BasicHook | None:
+        """A hook of fewer branches, with the same result for inputs >= 0; None if there is nothing to gain."""
+        ...
+
+    def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
+        """The rule's parts, from the outputs of the branches of :meth:`hook`: relevance R at the output leaves the
+        coefficient times R · numerator / stabilised numerator for each part."""
+        ...
+
+
+def _one_branch(modifier: Any, numerics: Numerics) -> BasicHook:
+    """Input times the share by one set of modified weights."""
+    return BasicHook(
+        input_modifiers=[lambda x: x],
+        param_modifiers=[modifier],
+        output_modifiers=[lambda z: z],
+        gradient_mapper=lambda relevance, z: [relevance / numerics.stabilised(z[0])],
+        reducer=lambda x, gradients: x[0] * gradients[0],
+    )
+
+
+@dataclass(frozen=True)
+class Epsilon:
+    """``epsilon`` : float, > 0. Default: the stabiliser."""
+
+    epsilon: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.epsilon is not None and not self.epsilon > 0:
+            raise ConfigurationError(f"The epsilon rule needs epsilon > 0, got {self.epsilon!r}.")
+
+    def hook(self, numerics: Numerics) -> BasicHook:
+        """See :class:`Rule`."""
+        epsilon = numerics.stabiliser if self.epsilon is None else self.epsilon
+        return zennit_rules.Epsilon(epsilon=epsilon, zero_params=numerics.zero_params)
+
+    def shortcut(self, numerics: Numerics) -> None:
+        """See :class:`Rule`."""
+
+    def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
+        """See :class:`Rule`."""
+        return [(1.0, outputs[0])]
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """``gamma`` : float, >= 0. How much positive contributions (to a positive output) are preferred."""
+
+    gamma: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not self.gamma >= 0:
+            raise ConfigurationError(f"The gamma rule needs gamma >= 0, got {self.gamma!r}.")
+
+    def hook(self, numerics: Numerics) -> BasicHook:
+        """See :class:`Rule`."""
+        return zennit_rules.Gamma(self.gamma, numerics.stabiliser, numerics.zero_params)
+
+    def shortcut(self, numerics: Numerics) -> BasicHook:
+        """See :class:`Rule`; here no relevance may arrive at outputs <= 0 either."""
+        return _one_branch(
+            zennit_rules.GammaMod(self.gamma, min=0.0, zero_params=numerics.zero_params), numerics
+        )
+
+    def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
+        """See :class:`Rule`."""
+        positive, negative = outputs[0] + outputs[1], outputs[2] + outputs[3]
+        return [((outputs[4] > 0).to(positive), positive), ((outputs[4] < 0).to(negative), negative)]
+
+
+@dataclass(frozen=True)
+class ZPlus:
+    """No parameters."""
+
+    def hook(self, numerics: Numerics) -> BasicHook:
+        """See :class:`Rule`."""
+        return zennit_rules.ZPlus(numerics.stabiliser, numerics.zero_params)
+
+    def shortcut(self, numerics: Numerics) -> BasicHook:
+        """See :class:`Rule`."""
+        return _one_branch(zennit_rules.ClampMod(min=0.0, zero_params=numerics.zero_params), numerics)
+
+    def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
+        """See :class:`Rule`."""
+        return [(1.0, outputs[0] + outputs[1])]
+
+
+@dataclass(frozen=True)
+class AlphaBeta:
+    """``alpha`` and ``beta`` : float, >= 0, with alpha - beta = 1."""
+
+    alpha: float = 2.0
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.alpha >= 0 and self.beta >= 0 and abs(self.alpha - self.beta - 1) < 1e-9):
+            raise ConfigurationError(
+                f"The alpha-beta rule needs alpha - beta = 1 and both >= 0, got {self.alpha!r} and {self.beta!r}."
+            )
+
+    def hook(self, numerics: Numerics) -> BasicHook:
+        """See :class:`Rule`."""
+        # Zennit compares alpha - beta with 1 exactly.
+        return zennit_rules.AlphaBeta(1 + self.beta, self.beta, numerics.stabiliser, numerics.zero_params)
+
+    def shortcut(self, numerics: Numerics) -> BasicHook:
+        """See :class:`Rule`."""
+        return BasicHook(
+            input_modifiers=[lambda x: x] * 2,
+            param_modifiers=[
+                zennit_rules.ClampMod(min=0.0, zero_params=numerics.zero_params),
+                zennit_rules.ClampMod(max=0.0, zero_params=numerics.zero_params),
+            ],
+            output_modifiers=[lambda z: z] * 2,
+            gradient_mapper=lambda relevance, z: [relevance / numerics.stabilised(part) for part in z],
+            reducer=lambda x, gradients: (1 + self.beta) * x[0] * gradients[0] - self.beta * x[1] * gradients[1],
+        )
+
+    def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
+        """See :class:`Rule`."""
+        return [(1 + self.beta, outputs[0] + outputs[1]), (-self.beta, outputs[2] + outputs[3])]
+
+
+@dataclass(frozen=True)
+class ZBox:
+    """``low`` and ``high`` : float. Bounds of the layer's input. Default: the least and the largest of each clip."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ConfigurationError(f"The zbox rule needs low < high, got {self.low!r} and {self.high!r}.")
+
+    def hook(self, numerics: Numerics) -> BasicHook:
+        """See :class:`Rule`."""
+        found = zennit_rules.ZBox(self.low or 0.0, self.high or 0.0, numerics.stabiliser, numerics.zero_params)
+        # Of each row by itself: a neighbour in the batch may not change an explanation.
+        if self.low is None:
+            found.input_modifiers[1] = lambda x: _extreme(x, "amin")
+        if self.high is None:
+            found.input_modifiers[2] = lambda x: _extreme(x, "amax")
+        return found
+
+    def shortcut(self, numerics: Numerics) -> None:
+        """See :class:`Rule`."""
+
+    def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
+        """See :class:`Rule`."""
+        return [(1.0, outputs[0] - outputs[1] - outputs[2])]
+
+
+def _extreme(x: Tensor, which: str) -> Tensor:
+    found: Tensor = getattr(x, which)(tuple(range(1, x.ndim)), keepdim=True)
+    return found.expand_as(x).clone()
+
+
+@dataclass(frozen=True)
+class WSquare:
+    """No parameters."""
+
+    def hook(self, numerics: Numerics) -> BasicHook:
+        """See :class:`Rule`."""
+        return zennit_rules.WSquare(numerics.stabiliser, numerics.zero_params)
+
+    def shortcut(self, numerics: Numerics) -> None:
+        """See :class:`Rule`."""
+
+    def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
+        """See :class:`Rule`."""
+        return [(1.0, outputs[0])]
+
+
+@dataclass(frozen=True)
+class Flat:
+    """No parameters. The bias never has a share."""
+
+    def hook(self, numerics: Numerics) -> BasicHook:
+        """See :class:`Rule`."""
+        return zennit_rules.Flat(numerics.stabiliser, numerics.zero_params)
+
+    def shortcut(self, numerics: Numerics) -> None:
+        """See :class:`Rule`."""
+
+    def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
+        """See :class:`Rule`."""
+        return [(1.0, outputs[0])]
+
+
+RULES: dict[str, type] = {
+    "epsilon": Epsilon,
+    "gamma": Gamma,
+    "zplus": ZPlus,
+    "alpha-beta": AlphaBeta,
+    "zbox": ZBox,
+    "wsquare": WSquare,
+    "flat": Flat,
+}
+
+
+def parse_rule(given: object) -> Rule:
+    """A rule from a suite file: its name, or a table with the name as ``rule`` and the rule's parameters.
+
+    Parameters
+    ----------
+    given : str or dict
+        ``"zplus"``, or ``{"rule": "gamma", "gamma": 0.4}``.
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such rule or parameter (the nearest is named), or a value is out of range.
+    """
+    table = {"rule": given} if isinstance(given, str) else given
+    if not isinstance(table, Mapping) or not isinstance(table.get("rule"), str):
+        raise ConfigurationError(
+            f'An LRP rule is a name or a table such as {{rule = "gamma", gamma = 0.4}}, got {given!r}. '
+            f"Rules are {', '.join(sorted(RULES))}."
+        )
+    name = table["rule"]
+    if name not in RULES:
+        raise ConfigurationError(f"There is no LRP rule {name!r}. {nearest(name, RULES)}")
+    known = [field.name for field in fields(RULES[name])]
+    parameters = {str(key): value for key, value in table.items() if key != "rule"}
+    for key, value in parameters.items():
+        if key not in known:
+            hint = nearest(key, known) if known else "It takes none."
+            raise ConfigurationError(f"The LRP rule {name!r} has no parameter {key!r}. {hint}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigurationError(f"The parameter {key!r} of the LRP rule {name!r} must be a number, got {value!r}.")
+    rule: Rule = RULES[name](**parameters)
+    return rule
+
+
+def describe(rule: Rule) -> str:
+    """``"gamma(gamma=0.4)"``."""
+    name = next(name for name, kind in RULES.items() if isinstance(rule, kind))
+    values = {field.name: getattr(rule, field.name) for field in fields(rule)}  # type: ignore[arg-type]
+    shown = ", ".join(f"{key}={value:g}" for key, value in values.items() if value is not None)
+    return f"{name}({shown})" if shown else name
