@@ -22,14 +22,16 @@ from click.testing import CliRunner
 import earwitness
 from earwitness.audio.files import write_audio
 from earwitness.cli.shell import shell
+from earwitness.parameters import build
 from earwitness.random import Random
 from earwitness.registry import Origin, Plugin, Registry, installed_plugins, registry
 from earwitness_bench.datasets.toy import Toy
 from earwitness_bench.runner import run_suite
 from earwitness_bench.suite import parse_suite
+from sounds import write_sound
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "docs/how-it-works.md", "docs/plugins.md", "docs/suites.md"]
+DOCUMENTS = ["README.md", "docs/datasets.md", "docs/how-it-works.md", "docs/plugins.md", "docs/suites.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 MY_MODELS = """
@@ -179,6 +181,23 @@ def test_the_suite_of_the_guide_runs(workplace: Path) -> None:
         summary = run_suite(suite, workplace / "results", registry=registry())
         assert not summary.failed
         assert summary.scored > 0
+
+
+def test_the_data_set_of_the_guide_is_read(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for word, speaker, list_name in (("no", "c1d39ce8", "testing"), ("yes", "0a7c2a8d", "validation")):
+        path = write_sound(workplace / "speech_commands" / word / f"{speaker}_nohash_0.wav", 16000, 16000)
+        (workplace / "speech_commands" / f"{list_name}_list.txt").write_text(f"{word}/{path.name}\n")
+    for language, content in blocks("docs/datasets.md"):
+        if language == "python":
+            exec(compile(content, "datasets.md", "exec"), {})
+        else:
+            assert language == "toml"
+            assert len(dataset_of_suite(tomllib.loads(content)["dataset"])) == 1
+    assert "('no', 'yes') [('no/c1d39ce8_nohash_0', 'c1d39ce8', ('no',))]" in capsys.readouterr().out
+
+
+def dataset_of_suite(table: dict[str, Any]) -> Any:
+    return build(registry().dataset(table["name"]).spec, table["parameters"])
 
 
 def test_every_document_that_the_readme_links_is_there() -> None:

@@ -34,6 +34,41 @@ def earwitness_datasets() -> Iterator[DatasetSpec]:
         licence="CC BY 3.0",
     )
     yield DatasetSpec(
+        name="esc50",
+        target="earwitness_bench.datasets.esc50:esc50",
+        summary="2000 environmental recordings of fifty classes, five folds.",
+        paper="Piczak, ACM Multimedia 2015",
+        licence="CC BY-NC 3.0",
+    )
+    yield DatasetSpec(
+        name="urbansound8k",
+        target="earwitness_bench.datasets.urbansound8k:urbansound8k",
+        summary="8732 urban sounds of ten classes, ten folds.",
+        paper="Salamon, Jacoby and Bello, ACM Multimedia 2014",
+        licence="CC BY-NC 3.0",
+    )
+    yield DatasetSpec(
+        name="speech-commands",
+        target="earwitness_bench.datasets.speech_commands:speech_commands",
+        summary="105,829 spoken words of 35 (or 30) classes; training, validation, testing.",
+        paper="Warden, arXiv:1804.03209",
+        licence="CC BY 4.0",
+    )
+    yield DatasetSpec(
+        name="gtzan",
+        target="earwitness_bench.datasets.gtzan:gtzan",
+        summary="1000 excerpts of music of ten genres, from a copy of your own; fault-filtered split.",
+        paper="Tzanetakis and Cook, IEEE TSAP 2002; Sturm, arXiv:1306.1461",
+        licence="none",
+    )
+    yield DatasetSpec(
+        name="medley-solos-db",
+        target="earwitness_bench.datasets.medley_solos_db:medley_solos_db",
+        summary="21,571 clips of eight solo instruments; training, validation, test.",
+        paper="Lostanlen and Cella, ISMIR 2016",
+        licence="CC BY 4.0",
+    )
+    yield DatasetSpec(
         name="mixtures",
         target="earwitness_bench.datasets.mixtures:Mixtures",
         summary="Two recordings mixed 0.8/0.2; both sources are known.",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.colors import FuncNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -65,6 +67,79 @@ def draw_explanation(
     figure.colorbar(image, ax=axes[1], label="share of the maximum", pad=0.01)
     axes[2].set_xlabel("time in s")
     figure.suptitle(f"{title}\n{verdict}", fontsize=10, x=0.01, ha="left", wrap=True)
+    return _save(figure, path)
+
+
+@dataclass(frozen=True, eq=False)
+class PartMaps:
+    """A column of :func:`draw_parts`.
+
+    Attributes
+    ----------
+    title : str
+    relevance : Tensor (F, N)
+        Signed.
+    heard : Tensor (F, N)
+        Power spectrogram of its sound.
+    """
+
+    title: str
+    relevance: Tensor
+    heard: Tensor
+
+
+def draw_parts(
+    path: Path,
+    *,
+    title: str,
+    frequencies_hz: Tensor,
+    duration_s: float,
+    loudest: float,
+    parts: Sequence[PartMaps],
+) -> Path:
+    """Relevance and sound of each part, in a column of its own; all columns on the same scales.
+
+    Parameters
+    ----------
+    path : Path
+        PNG file to write.
+    title : str
+        Printed above.
+    frequencies_hz : Tensor (F,)
+    duration_s : float
+    loudest : float
+        Power of the recording's loudest bin.
+    parts : sequence of PartMaps
+
+    Raises
+    ------
+    StoreError
+        The file cannot be written.
+    """
+    figure = Figure(figsize=(1.2 + 3.4 * len(parts), 6.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(parts), sharex=True, sharey=True, squeeze=False)
+    largest = max(1e-30, *(float(part.relevance.abs().max()) for part in parts))
+    # Quiet relevance stays visible beside the loudest, on either side of zero.
+    signed = FuncNorm((lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * np.square(x)), -1.0, 1.0)
+    decibels = Normalize(-RANGE_DB, 0.0)
+    for column, part in enumerate(parts):
+        shown = (part.relevance / largest).numpy()
+        upper = _show(axes[0, column], shown, frequencies_hz, duration_s, "RdBu_r", signed)
+        level = 10 * np.log10(np.maximum(part.heard.numpy() / max(loudest, 1e-20), 1e-20))
+        lower = _show(axes[1, column], level, frequencies_hz, duration_s, "magma", decibels)
+        axes[0, column].set_title(part.title, loc="left", fontsize=10)
+        axes[1, column].set_xlabel("time in s")
+        if column:
+            for axis in axes[:, column]:
+                axis.set_ylabel("")
+    figure.colorbar(upper, ax=axes[0], label="relevance, of the largest", pad=0.01, ticks=[-1, -0.25, 0, 0.25, 1])
+    figure.colorbar(lower, ax=axes[1], label="what is heard of it, dB", pad=0.01)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left", wrap=True)
+    return _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> Path:
     try:
         figure.savefig(path, dpi=110)
     except OSError as error:

@@ -23,7 +23,8 @@ from earwitness.audio.rules import Energy, Rule
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Clip
 from earwitness.errors import AudioError, StoreError
-from earwitness.explanation import Route, Scale
+from earwitness.explanation import Explanation, Route, Scale
+from earwitness.parts import ExplainedPart, PartFiles
 from earwitness.pictures import draw_explanation
 from earwitness.protocols import Explainer, Progress
 from earwitness.random import Random
@@ -80,8 +81,8 @@ class ExplainedRecording:
     Attributes
     ----------
     folder : Path
-        Holds ``heard.wav``, ``rest.wav``, ``explanation.png`` and ``explanation.json``; for a silent recording only
-        the last.
+        Holds ``heard.wav``, ``rest.wav``, ``explanation.png`` and ``explanation.json``, and for a method with parts
+        ``parts.png`` and a folder ``parts``; for a silent recording only the document.
     label : str or None
         The explained class.
     probabilities : dict of str to float
@@ -90,6 +91,8 @@ class ExplainedRecording:
         None for a silent recording.
     notes : tuple of str
         What was found out about the recording on the way.
+    parts : tuple of ExplainedPart
+        Empty for methods that have none.
     """
 
     folder: Path
@@ -97,6 +100,7 @@ class ExplainedRecording:
     probabilities: dict[str, float]
     verdict: Verdict | None
     notes: tuple[str, ...]
+    parts: tuple[ExplainedPart, ...] = ()
 
     @property
     def heard(self) -> Path:
@@ -219,14 +223,16 @@ class _Job:
         target = int(mean.argmax()) if target is None else target
         top = mean.topk(min(5, len(mean)))
         ranking = {self.classifier.labels[int(i)]: float(p) for p, i in zip(top.values, top.indices, strict=True)}
-        verdict, picture = self._explain(heard, target)
+        verdict, picture, part_files = self._explain(heard, target)
         label = self.classifier.labels[target]
         if self.settings.match_loudness:
             self._match_loudness()
-        result = self._finish(label, ranking, verdict, notes)
+        title = f"{self.recording.path.name}: {label} ({float(mean[target]):.2f}), {self.explainer_name}"
+        parts = part_files.finish(title)
+        result = self._finish(label, ranking, verdict, [*notes, *part_files.notes], parts)
         draw_explanation(
             self.folder / "explanation.png",
-            title=f"{self.recording.path.name}: {label} ({float(mean[target]):.2f}), {self.explainer_name}",
+            title=title,
             verdict=str(verdict),
             frequencies_hz=picture.frequencies_hz,
             duration_s=picture.duration_s,
@@ -291,21 +297,24 @@ class _Job:
             notes.append(f"followed by silence up to the {fixed:g} s that {self.classifier.name} takes")
         return notes
 
-    def _explain(self, heard: _Heard, target: int) -> tuple[Verdict, StitchedPicture]:
+    def _explain(self, heard: _Heard, target: int) -> tuple[Verdict, StitchedPicture, PartFiles]:
         """Second pass: explain each chunk, write what is heard and what is left, and put it to the test."""
         rate = self.classifier.rate
         tested = self._windows_to_test(heard, target)
         duration_s = self.recording.duration_s
-        n_columns = min(1200, self.listening.n_frames(round(duration_s * rate)))
+        n_columns = max(1, min(1200, round(duration_s * rate) // self.listening.hop_length))  # a frame in each, or more
         bins = self.listening.grid(self.listening.n_fft).frequencies_hz
         picture = StitchedPicture(duration_s, bins, n_columns, ("recording", "relevance", "heard"))
+        part_files = PartFiles(self.folder, rate, duration_s, bins, n_columns)
         evidence: list[Evidence] = []
         done = 0
         with ExitStack() as stack:
             heard_file = stack.enter_context(StitchedSound(self.folder / "heard.wav", rate))
             rest_file = stack.enter_context(StitchedSound(self.folder / "rest.wav", rate))
+            stack.enter_context(part_files)
             for chunk in self._chunks():
-                scene, rendering, relevance = self._render(chunk, target)
+                scene, explanation, rendering = self._render(chunk, target)
+                relevance = scene.importance(explanation)
                 grid = self.listening.grid(scene.n_samples)
                 for row, window in enumerate(chunk):
                     heard_file.add(window.start, rendering.heard[row, : window.n_samples])
@@ -317,12 +326,13 @@ class _Job:
                         "heard": power * rendering.gain[row].square(),
                     }
                     picture.add(window.start / rate, grid, maps)
+                part_files.add(scene, explanation, rendering, [(window.start, window.n_samples) for window in chunk])
                 rows = [row for row, window in enumerate(chunk) if window.start in tested]
                 if rows:
                     evidence.append(self._test(scene, rendering, rows, target))
                 done += len(chunk)
                 self.progress(len(heard.starts) + done, 2 * len(heard.starts), "explaining")
-        return judge(self.classifier.labels[target], evidence), picture
+        return judge(self.classifier.labels[target], evidence), picture, part_files
 
     @staticmethod
     def _windows_to_test(heard: _Heard, target: int) -> set[int]:
@@ -333,14 +343,13 @@ class _Job:
         ]
         return {start for _, start in sorted(audible, key=lambda item: (-item[0], item[1]))[:VERDICT_WINDOWS]}
 
-    def _render(self, windows: list[_Window], target: int) -> tuple[Scene, Rendering, Tensor]:
+    def _render(self, windows: list[_Window], target: int) -> tuple[Scene, Explanation, Rendering]:
         batch = self._batch(windows)
         scene = Scene(self.classifier, batch, self.listening, self.settings.route)
         classes = torch.full((len(batch),), target, device=self.classifier.device)
         random = Random(self.settings.seed, batch.clip_ids)
         explanation = self.explainer.explain(self.classifier, batch, target=classes, random=random)
-        rendering = render(scene, explanation, self.settings.rule, self.settings.scale)
-        return scene, rendering, scene.importance(explanation)
+        return scene, explanation, render(scene, explanation, self.settings.rule, self.settings.scale)
 
     def _test(self, scene: Scene, rendering: Rendering, rows: list[int], target: int) -> Evidence:
         if len(rows) < len(scene.batch):
@@ -367,7 +376,12 @@ class _Job:
                 start += len(x)
 
     def _finish(
-        self, label: str | None, ranking: dict[str, float], verdict: Verdict | None, notes: list[str]
+        self,
+        label: str | None,
+        ranking: dict[str, float],
+        verdict: Verdict | None,
+        notes: list[str],
+        parts: tuple[ExplainedPart, ...] = (),
     ) -> ExplainedRecording:
         said = None if verdict is None else {**asdict(verdict), "supported": verdict.supported, "word": verdict.word}
         stft = self.listening
@@ -387,9 +401,10 @@ class _Job:
             "seed": self.settings.seed,
             "listening_stft": {"rate": stft.rate, "n_fft": stft.n_fft, "hop_length": stft.hop_length},
             "notes": notes,
+            "parts": [part.document(self.folder) for part in parts],
         }
         write_json(self.folder / "explanation.json", document)
-        return ExplainedRecording(self.folder, label, ranking, verdict, tuple(notes))
+        return ExplainedRecording(self.folder, label, ranking, verdict, tuple(notes), parts)
 
 
 def _writable(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,9 @@ from earwitness.clips import Batch
 from earwitness.errors import ExplanationError
 from earwitness.explanation import Domain, Explanation, Route, Scale
 from earwitness.grid import Grid
+
+_ROWS = 4
+"""Clips that are masked and synthesised at once on a CPU; a spectrum of five seconds takes two megabytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +96,17 @@ class Scene:
 
     def sound(self, gain: Tensor) -> Tensor:
         """The waveforms (B, T) of a gain (B, F, N)."""
-        return self.listening.inverse(apply_gain(gain, self.spectrum), self.n_samples)
+        return self.masked(gain)[0]
+
+    def masked(self, gain: Tensor) -> tuple[Tensor, Tensor]:
+        """What a gain (B, F, N) lets through: waveforms (B, T), and their sum of squared magnitudes (B,), float64."""
+
+        def let_through(gain: Tensor, spectrum: Tensor) -> tuple[Tensor, Tensor]:
+            product = apply_gain(gain, spectrum)
+            return self.listening.inverse(product, self.n_samples), energy(product)
+
+        waveforms, energies = _by_rows(let_through, gain, self.spectrum)
+        return waveforms, energies
 
     @torch.no_grad()
     def probabilities(self, gain: Tensor | None = None) -> Tensor:
@@ -100,10 +114,10 @@ class Scene:
         if gain is None:
             # The routes meet where nothing is masked: STFT and back is the recording, to rounding.
             if self._shares_stft:
-                return self._of_spectrum(self.spectrum)
+                return self._of_features(_by_rows(lambda spectrum: (self._features(spectrum),), self.spectrum)[0])
             return self.classifier.probabilities(self.batch.waveforms)
         if self.route == "spectrogram":
-            return self._of_spectrum(apply_gain(gain, self.spectrum))
+            return self._of_features(self._features(apply_gain(gain, self.spectrum)))
         return self.classifier.probabilities(self.sound(gain))
 
     @torch.no_grad()
@@ -118,8 +132,13 @@ class Scene:
     def answers(self, heard: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
         """What the classifier says, (B, C) each, to what is heard and to what is left: two waveforms (B, T)."""
         if self._shares_stft and torch.equal(rest, self.batch.waveforms - heard):
-            spectrum = self.listening.forward(heard)  # an STFT is linear: that of the rest is a difference
-            return self._of_spectrum(spectrum), self._of_spectrum(self.spectrum - spectrum)
+
+            def both(heard: Tensor, recording: Tensor) -> tuple[Tensor, Tensor]:
+                spectrum = self.listening.forward(heard)  # an STFT is linear: that of the rest is a difference
+                return self._features(spectrum), self._features(recording - spectrum)
+
+            of_heard, of_rest = _by_rows(both, heard, self.spectrum)
+            return self._of_features(of_heard), self._of_features(of_rest)
         return self.classifier.probabilities(heard), self.classifier.probabilities(rest)
 
     def lift(self, values: Tensor, domain: Domain) -> Tensor:
@@ -219,9 +238,11 @@ class Scene:
         stft = self.listening
         return self.classifier.front_end.shares_stft(n_fft=stft.n_fft, hop_length=stft.hop_length, rate=stft.rate)
 
-    def _of_spectrum(self, spectrum: Tensor) -> Tensor:
+    def _features(self, spectrum: Tensor) -> Tensor:
         n_frames = self._feature_grid().shape[1]  # the listening STFT may have one more, past the end
-        features = self.classifier.front_end.from_stft(spectrum[:, :, :n_frames])
+        return self.classifier.front_end.from_stft(spectrum[:, :, :n_frames])
+
+    def _of_features(self, features: Tensor) -> Tensor:
         return self.classifier.probabilities_of(self.classifier.logits_of_features(features))
 
     def _feature_grid(self) -> Grid:
@@ -238,6 +259,13 @@ class Scene:
     def _check_shape(what: str, values: Tensor, like: Tensor) -> None:
         if values.shape != like.shape:
             raise ExplanationError(f"A {what} must have shape {tuple(like.shape)}, got {tuple(values.shape)}.")
+
+
+def _by_rows(function: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> tuple[Tensor, ...]:
+    """Apply a function of rows to a few rows at a time, on the CPU: what lies between then stays in its cache."""
+    n_rows = _ROWS if batches[0].device.type == "cpu" else len(batches[0])
+    pieces = [function(*rows) for rows in zip(*(torch.split(batch, n_rows) for batch in batches), strict=True)]
+    return tuple(torch.cat(found) for found in zip(*pieces, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +324,7 @@ def render(scene: Scene, explanation: Explanation, rule: Rule, scale: Scale = "m
     elif not budgeted:
         gain = mask_to_gain(gain, scene.magnitude, scale)
     rest = 1 - gain if scale == "magnitude" else rest_gain(gain, scene.magnitude, scale)
-    masked = apply_gain(gain, scene.spectrum)
-    heard = scene.listening.inverse(masked, scene.n_samples) if own_sound is None else own_sound
+    masked, energy_kept = scene.masked(gain)
+    heard = masked if own_sound is None else own_sound
     left = scene.batch.waveforms - heard if scale == "magnitude" else scene.sound(rest)
-    return Rendering(gain, rest, heard, left, (energy(masked) / scene.energy).float(), gain.mean((1, 2)))
+    return Rendering(gain, rest, heard, left, (energy_kept / scene.energy).float(), gain.mean((1, 2)))

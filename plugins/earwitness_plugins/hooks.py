@@ -21,6 +21,13 @@ def earwitness_explainers() -> Iterator[ExplainerSpec]:
         summary="What recordings of the target class have more of than the others; the smallest fitted explainer.",
         needs=frozenset({"fit"}),
     )
+    yield ExplainerSpec(
+        name="drsa",
+        target="earwitness_plugins.drsa.explainer:DRSA",
+        summary="LRP's relevance, taken apart at a hidden layer: parts that one can hear and that add up.",
+        paper="Chormai, Herrmann, Müller and Montavon, IEEE TPAMI 2024",
+        needs=frozenset({"gradient", "relu", "fit"}),
+    )
     yield from _controls()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from earwitness.audio.dialects import drsa_toy, yamnet
 from earwitness.audio.front_end import FrontEnd, Identity
-from earwitness.audio.lifting import lift_mask
+from earwitness.audio.lifting import lift_mask, lower_mask, lower_relevance
 from earwitness.audio.masking import mask_to_gain
 from earwitness.audio.rules import Energy, Normalise, PercentileBlur, Quantile, RelevanceShare, Rule
 from earwitness.audio.stft import ListeningSTFT
@@ -396,3 +396,75 @@ ONES = torch.ones(2, 3, 4)
 def test_what_is_no_explanation_is_refused_at_the_door(make: Any, complaint: str) -> None:
     with pytest.raises(ExplanationError, match=complaint):
         make()
+
+
+# -- what ranks cells -------------------------------------------------------------------------------------------------
+
+
+def test_relevance_ranks_feature_cells_by_the_mass_that_it_has_there() -> None:
+    scene = scene_of()
+    coarse, fine = scene.classifier.feature_grid(scene.n_samples), scene.listening.grid(scene.n_samples)
+    assert coarse is not None
+    own = relevance_in(scene, "features")
+    assert own.relevance is not None
+    assert torch.equal(scene.on_features(own), own.relevance.values)
+    for domain in ("stft", "waveform"):
+        signed = relevance_in(scene, domain)
+        assert close(scene.on_stft(signed), scene.relevance_map(signed))
+        assert close(scene.on_features(signed), lower_relevance(scene.relevance_map(signed), fine, coarse))
+        assert float(scene.on_features(signed).min()) < 0 < float(scene.on_features(signed).max())
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_constant_mask_ranks_no_cell_above_another_not_even_the_loud_ones(domain: Domain, scale: Scale) -> None:
+    if (domain, scale) == ("waveform", "log1p"):
+        return
+    scene = scene_of()
+    constant = Mask(torch.full(map_shape(scene, domain), 0.97), domain, scale)
+    explanation = Explanation(torch.tensor([0, 1, 2]), mask=constant)
+    cells = scene.on_features(explanation)
+    assert cells.shape == map_shape(scene, "features")
+    assert close(cells, torch.full_like(cells, 0.97), 1e-6)
+
+
+def test_a_mask_on_the_stft_ranks_feature_cells_by_the_share_of_their_magnitude_that_it_keeps() -> None:
+    scene = scene_of()
+    coarse, fine = scene.classifier.feature_grid(scene.n_samples), scene.listening.grid(scene.n_samples)
+    assert coarse is not None
+    explanation = mask_in(scene, "stft")
+    assert explanation.mask is not None
+    wanted = lower_mask(explanation.mask.values, fine, coarse, scene.magnitude)
+    assert close(scene.on_features(explanation), wanted)
+    both = Explanation(explanation.target, mask=explanation.mask, relevance=relevance_in(scene, "features").relevance)
+    assert close(scene.on_features(both), wanted)  # a method's own mask comes first
+
+
+def test_sound_ranks_cells_by_what_it_plays_of_them() -> None:
+    scene = scene_of()
+    heard = Explanation(torch.tensor([0, 1, 2]), heard=0.25 * scene.batch.waveforms)
+    assert close(scene.on_features(heard), torch.full(map_shape(scene, "features"), 0.25), 1e-4)
+
+
+def test_a_map_off_the_feature_grid_and_a_classifier_without_one_are_refused() -> None:
+    scene = scene_of()
+    with pytest.raises(ExplanationError, match="must have shape"):
+        scene.on_features(Explanation(torch.tensor([0, 1, 2]), relevance=Relevance(torch.ones(3, 7, 7), "features")))
+    eats_samples = AudioClassifier(SmallNet(), front_end=Identity(rate=RATE), labels=("a", "b", "c"))
+    bare = Scene(eats_samples, batch_of(), eats_samples.listening)
+    with pytest.raises(ExplanationError, match="has no feature map"):
+        bare.on_features(mask_in(scene, "waveform"))
+
+
+# -- what is left -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("front_end", [drsa_toy, yamnet])
+def test_the_answers_are_those_to_the_sounds_themselves(front_end: Any, scale: Scale) -> None:
+    scene = scene_of(front_end=front_end())  # one shares the listening STFT, the other does not
+    rendering = render(scene, mask_in(scene, "stft", scale), Normalise())
+    for found, sound in zip(
+        scene.answers(rendering.heard, rendering.rest), (rendering.heard, rendering.rest), strict=True
+    ):
+        assert close(found, scene.classifier.probabilities(sound), 1e-5)

@@ -168,7 +168,8 @@ def test_it_is_the_logit_that_is_explained_so_twice_the_logit_has_twice_the_rele
     with torch.no_grad():
         network.head.weight *= 2
         network.head.bias += 5  # moves all logits and no difference
-    assert_close(relevance(METHODS[name](), classifier_of(network), batch_of()), 2 * plain)
+    factor = 4 if name == "guided-gradcam" else 2  # a product of two maps
+    assert_close(relevance(METHODS[name](), classifier_of(network), batch_of()), factor * plain)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "deeplift"])
@@ -214,7 +215,7 @@ def test_classifier_and_batch_are_not_changed_and_nobody_is_warned(
     network = classifier.network
     waveforms, state = batch.waveforms.clone(), {n: v.clone() for n, v in network.state_dict().items()}
     hooks, attributes = hooks_of(network), attributes_of(network)
-    generators = (torch.get_rng_state(), np.random.get_state()[1].copy(), python_random.getstate())  # noqa: NPY002
+    generators = (torch.get_rng_state(), np.random.get_state()[1].copy(), python_random.getstate())
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         filters = list(warnings.filters)
@@ -230,7 +231,7 @@ def test_classifier_and_batch_are_not_changed_and_nobody_is_warned(
     assert hooks_of(network) == hooks
     assert attributes_of(network) == attributes
     assert torch.equal(torch.get_rng_state(), generators[0])
-    assert np.array_equal(np.random.get_state()[1], generators[1])  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], generators[1])
     assert python_random.getstate() == generators[2]
 
 
@@ -288,11 +289,10 @@ def test_a_gradient_keeps_no_more_than_the_memory_it_was_given(
 ) -> None:
     classifier, batch = small(segmenter=segmenter), batch_of(12)
     target = torch.arange(12) % 3
-    method = {memory_mb: METHODS[name](domain=domain, memory_mb=memory_mb) for memory_mb in (1.0, 3.0, 100.0)}
+    method = {memory_mb: METHODS[name](domain=domain, memory_mb=memory_mb) for memory_mb in (0.4, 100.0)}
     peaks = {m: peak_of_saved_bytes(Fixed(one, target), classifier, batch) for m, one in method.items()}
-    assert peaks[1.0] < peaks[3.0] < peaks[100.0]
-    assert peaks[1.0] <= 1e6
-    assert peaks[3.0] <= 3e6
+    assert peaks[0.4] < peaks[100.0]
+    assert peaks[0.4] <= 0.4e6
 
 
 class Fixed:
@@ -315,26 +315,24 @@ def test_as_many_rows_go_through_at_once_as_the_memory_allows_and_never_more_tha
         assert most_rows(method, small(), batch) == expected * both, memory_mb
 
 
-def live() -> tuple[int, int]:
-    """How many tensors, modules and functions there are, and how many bytes in the tensors."""
-    gc.collect()
-    objects = [x for x in gc.get_objects() if issubclass(type(x), Tensor | nn.Module | types.FunctionType)]
-    tensors = {x.data_ptr(): x.untyped_storage().nbytes() for x in objects if issubclass(type(x), Tensor)}
-    return len(objects), sum(tensors.values())
-
-
 @every_method
 @both_domains
 def test_ten_calls_leave_nothing_behind(name: str, domain: str) -> None:
-    method, classifier, batch = METHODS[name](domain=domain), small().prepare(), batch_of()
+    method, classifier, batch = METHODS[name](domain=domain), small().prepare(), batch_of(n_samples=1000)
     for _ in range(2):
         explain(method, classifier, batch)
-    objects, n_bytes = live()
-    for _ in range(10):
-        explain(method, classifier, batch)
-    more_objects, more_bytes = live()
-    assert more_bytes <= n_bytes
-    assert more_objects - objects < 10  # one for each call would be ten
+    gc.collect()
+    gc.freeze()  # what is there now is not looked at again
+    try:
+        for _ in range(10):
+            explain(method, classifier, batch)
+        gc.collect()
+        kinds = Tensor | nn.Module | types.FunctionType
+        left = [type(x).__name__ for x in gc.get_objects() if issubclass(type(x), kinds)]
+    finally:
+        gc.unfreeze()
+    assert len(left) < 10  # one for each call would be ten
+    assert "Tensor" not in left
 
 
 @every_method
@@ -390,7 +388,7 @@ def test_a_black_box_has_no_gradient_and_says_so_to_those_who_need_one(
     if name in WITHOUT_GRADIENT:
         assert float(relevance(METHODS[name](domain=domain), classifier, batch_of()).abs().max()) > 0
     else:
-        with pytest.raises(NotApplicableError, match=r"small has no gradient|small has none"):
+        with pytest.raises(NotApplicableError, match=r"has no gradient|has none"):
             explain(METHODS[name](domain=domain), classifier, batch_of())
 
 

@@ -22,7 +22,16 @@ from earwitness.audio.files import open_recording
 from earwitness.clips import Clip, Entry
 from earwitness.errors import DatasetError
 from earwitness_bench.datasets import fetch
-from earwitness_bench.datasets.recordings import checksum, fingerprint, length_notes, read_mono, resampled_length
+from earwitness_bench.datasets.esc50 import read_rows
+from earwitness_bench.datasets.local_copy import find_folder
+from earwitness_bench.datasets.recordings import (
+    checksum,
+    fingerprint,
+    first_of,
+    length_notes,
+    read_mono,
+    resampled_length,
+)
 
 MANIFEST = Path(__file__).with_name("esc10_manifest.csv")
 COMMIT = "553c8f1743b9dba6b282e1323c3ca8fa76923448"
@@ -128,7 +137,12 @@ class ESC10:
             raise DatasetError(f"esc10: folds is a list of some of 1, 2, 3, 4, 5; got {folds!r}.")
         if not 0 < duration_s <= 3600:
             raise DatasetError(f"esc10: duration_s is a length in seconds and cannot be {duration_s!r}.")
-        self.folder = _resolve(folder, fetch_it=download)
+        self.folder = find_folder(
+            "esc10",
+            folder,
+            advice="Fetch it with: earwitness download esc10",
+            fetch=_fetch if download else None,
+        )
         rows = read_manifest()
         files = _locate(self.folder, rows)
         rows = tuple(row for row in rows if row.fold in set(folds))
@@ -194,42 +208,14 @@ def download(
         published one. Nothing is left behind then.
     """
     target = Path(folder) if folder is not None else cache_folder()
-    rows = read_manifest(manifest)
-    if target.is_dir() and any(target.iterdir()):
-        differing = [row.path for row in rows if not _holds(target / row.path, row.sha256)]
-        if not differing:
-            return target
-        raise DatasetError(
-            f"{target} is not empty, and {fetch.first_of(differing)} of ESC-10 is missing or differs from what was "
-            "published. Remove the folder or name another one."
-        )
-    return fetch.archive(url, target, {row.path: row.sha256 for row in rows}, progress=progress)
+    checksums = {row.path: f"sha256:{row.sha256}" for row in read_manifest(manifest)}
+    if fetch.is_kept(target, checksums, title="ESC-10"):
+        return target
+    return fetch.archive(url, target, checksums, progress=progress)
 
 
-def _holds(path: Path, sha256: str) -> bool:
-    return path.is_file() and checksum(path) == sha256
-
-
-def _resolve(folder: str | os.PathLike[str] | None, *, fetch_it: bool) -> Path:
-    if folder is not None:
-        given = Path(folder).expanduser()
-        if given.is_dir() and (any(given.iterdir()) or not fetch_it):
-            return given
-        if fetch_it:
-            return download(given)
-        raise DatasetError(f"esc10: {given} is not a folder. Give the folder that ESC-10 was unpacked to.")
-    data = os.environ.get("EARWITNESS_DATA")
-    candidates = ([Path(data) / "esc10"] if data else []) + [cache_folder()]
-    for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
-    if fetch_it:
-        return download()
-    looked = " or ".join(str(candidate) for candidate in candidates)
-    raise DatasetError(
-        f"ESC-10 is not at {looked}. Give its folder (folder=...), set EARWITNESS_DATA to a folder that has it as "
-        "'esc10', or fetch it with: earwitness download esc10"
-    )
+def _fetch(folder: Path) -> Path:
+    return download(folder)
 
 
 def _locate(folder: Path, rows: Sequence[Row]) -> dict[str, Path]:
@@ -241,7 +227,7 @@ def _locate(folder: Path, rows: Sequence[Row]) -> dict[str, Path]:
         names = [str(path.relative_to(folder)) for path in missing] + absent
         raise DatasetError(
             f"esc10: {folder} has the layout of {layout}, but {len(rows) - len(names)} of {len(rows)} clips: "
-            f"{fetch.first_of(names)} missing. Fetch it again with: earwitness download esc10"
+            f"{first_of(names)} missing. Fetch it again with: earwitness download esc10"
         )
     return files
 
@@ -249,7 +235,7 @@ def _locate(folder: Path, rows: Sequence[Row]) -> dict[str, Path]:
 def _layout(folder: Path, rows: Sequence[Row]) -> tuple[str, dict[str, Path]]:
     table = folder / "meta" / "esc50.csv"
     if table.is_file():
-        return "ESC-50", _esc50_files(folder, table)
+        return "ESC-50", {row.clip_id: folder / row.path for row in read_rows(table) if row.esc10}
     if (folder / "esc10.csv").is_file():
         return "esc10.csv and audio/", {row.clip_id: folder / "audio" / row.filename for row in rows}
     if any((folder / row.path).parent.is_dir() for row in rows):
@@ -263,25 +249,10 @@ def _layout(folder: Path, rows: Sequence[Row]) -> tuple[str, dict[str, Path]]:
     )
 
 
-def _esc50_files(folder: Path, table: Path) -> dict[str, Path]:
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        expected = {"filename", "fold", "target", "esc10", "src_file", "take"}
-        if not expected <= set(reader.fieldnames or ()):
-            raise DatasetError(
-                f"esc10: {table} needs the columns {', '.join(sorted(expected))}; it has {reader.fieldnames}."
-            )
-        return {
-            f"{row['fold']}-{row['src_file']}-{row['take']}-{row['target']}": folder / "audio" / row["filename"]
-            for row in reader
-            if row["esc10"].strip().lower() == "true"
-        }
-
-
 def _unpublished_note(rows: Sequence[Row], paths: Sequence[Path]) -> list[str]:
     """A sentence where Ogg files differ from the published ones; of ESC-50's WAV files no checksum is known here."""
     pairs = [(row, path) for row, path in zip(rows, paths, strict=True) if path.suffix == ".ogg"]
     differing = [path.name for row, path in pairs if checksum(path) != row.sha256]
     if not differing:
         return []
-    return [f"{len(differing)} of {len(rows)} clips differ from the published files: {fetch.first_of(differing)}."]
+    return [f"{len(differing)} of {len(rows)} clips differ from the published files: {first_of(differing)}."]

@@ -231,7 +231,9 @@ def _check_identities(folder: Path, takes: Sequence[Take]) -> None:
         raise DatasetError(f"{folder} holds no clip of what was asked for.")
     repeated = [clip_id for clip_id, count in Counter(take.clip_id for take in takes).items() if count > 1]
     if repeated:
-        raise DatasetError(f"{folder} lists clips more than once: {first_of(repeated)}. Is its table the published one?")
+        raise DatasetError(
+            f"{folder} lists clips more than once: {first_of(repeated)}. Is its table the published one?"
+        )
 
 
 def _check_damage(folder: Path, found: Survey, known: Mapping[str, str]) -> None:

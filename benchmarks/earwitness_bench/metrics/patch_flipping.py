@@ -94,7 +94,7 @@ class Canvas:
 
     def grid(self, bands: int, frames: int) -> PatchGrid:
         """The patches of ``bands`` x ``frames`` cells that its maps are cut into."""
-        return PatchGrid(*self.values.shape[1:], bands, frames)
+        return PatchGrid(self.values.shape[1], self.values.shape[2], bands, frames)
 
     @torch.no_grad()
     def answers(self, places: Tensor, removals: Sequence[tuple[int, int]], read: Read, rows: int) -> Tensor:
@@ -116,13 +116,13 @@ class Canvas:
         """
         bounds = torch.tensor(removals, device=places.device)[:, :, None, None, None]
         found = []
-        for some in torch.arange(len(places), device=places.device).split(rows):
+        for some in torch.split(torch.arange(len(places), device=places.device), rows):
             turns, values, removed = places[some], self.values[some], self.removed[some]
             answers = []
-            for piece in bounds.split(max(1, rows // len(some))):  # the same removals of all these rows at once
+            for piece in torch.split(bounds, max(1, rows // len(some))):  # the same removals of all these rows at once
                 flipped = torch.where((turns >= piece[:, 0]) & (turns < piece[:, 1]), removed, values)
                 answers.append(read(self.logits(flipped.flatten(0, 1)), some.repeat(len(piece))))
-            found.append(torch.cat(answers).unflatten(0, (len(removals), len(some))).T)
+            found.append(torch.cat(answers).reshape(len(removals), len(some)).T)
         return torch.cat(found)
 
 
@@ -185,7 +185,7 @@ class PatchFlipping:
         inner = counts[1:-1]
         removals = [(0, 0), *((0, n) for n in inner), (0, n_cells), *((n, n_cells) for n in inner)]
         answers = canvas.answers(places, removals, read, self.chunk_rows)
-        whole, deleted, nothing, kept = answers.split([1, len(inner), 1, len(inner)], dim=1)
+        whole, deleted, nothing, kept = torch.split(answers, [1, len(inner), 1, len(inner)], dim=1)
         deletion, insertion = torch.cat([whole, deleted, nothing], 1), torch.cat([nothing, kept, whole], 1)
         x = torch.tensor(counts, dtype=torch.float64) / n_cells
         backwards = 1 - x.flip(0)

@@ -114,10 +114,8 @@ def patch_sums(maps: Tensor, grid: PatchGrid) -> Tensor:
     """
     n_high, n_wide = grid.shape
     missing = (0, n_wide * grid.frames - grid.n_frames, 0, n_high * grid.bands - grid.n_bands)
-    cells = (
-        functional.pad(maps.double(), missing).unflatten(2, (n_wide, grid.frames)).unflatten(1, (n_high, grid.bands))
-    )
-    return cells.sum((2, 4)).flatten(1)
+    padded = functional.pad(maps.double(), missing)
+    return padded.reshape(len(maps), n_high, grid.bands, n_wide, grid.frames).sum((2, 4)).flatten(1)
 
 
 def patch_means(maps: Tensor, grid: PatchGrid) -> Tensor:
@@ -195,7 +193,7 @@ def cell_ranks(ranks: Tensor, grid: PatchGrid) -> Tensor:
     in_order = sizes.gather(1, order)
     before = (in_order.cumsum(1) - in_order).gather(1, ranks)
     places = before[:, grid.index.to(ranks.device).flatten()] + grid.place.to(ranks.device).flatten()
-    return places.unflatten(1, (grid.n_bands, grid.n_frames)).int()
+    return places.reshape(len(ranks), grid.n_bands, grid.n_frames).int()
 
 
 def equal_steps(n_cells: int, n_steps: int) -> list[int]:

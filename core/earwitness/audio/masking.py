@@ -81,7 +81,8 @@ def energy(spectrum: Tensor) -> Tensor:
     """
     values = torch.view_as_real(spectrum) if spectrum.is_complex() else spectrum[..., None]
     # Frame by frame in single precision, which is fast, and over frames in double, so that nothing is lost.
-    return torch.linalg.vector_norm(values, dim=(1, 3)).double().square().sum(1)
+    of_frames: Tensor = torch.linalg.vector_norm(values, dim=(1, 3))
+    return of_frames.double().square().sum(1)
 
 
 def kept_energy(gain: Tensor, magnitude: Tensor) -> Tensor:

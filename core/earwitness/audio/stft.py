@@ -169,7 +169,7 @@ def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     n_pieces = -(-length // hop_length)
     if length % hop_length:
         frames = functional.pad(frames, (0, n_pieces * hop_length - length))
-    pieces = frames.unflatten(2, (n_pieces, hop_length))
+    pieces = frames.reshape(n_rows, n_frames, n_pieces, hop_length)
     added = frames.new_zeros(n_rows, n_frames + n_pieces - 1, hop_length)
     for number in range(n_pieces):
         added[:, number : number + n_frames] += pieces[:, :, number]

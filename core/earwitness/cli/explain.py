@@ -90,6 +90,7 @@ def explain(
       rest.wav          what is left; heard + rest = recording
       explanation.png   recording, relevance and what is heard, over Hz and seconds
       explanation.json  all numbers
+      parts, parts.png  sound and maps of each part, for methods that answer in parts
 
     and prints a verdict: is the class still there in what is heard, is it gone from the rest, and do random masks of
     the same energy do worse?
@@ -176,6 +177,8 @@ def say(file: Path, result: Any) -> None:
     click.echo(f"  {result.verdict}")
     click.echo(f"  listen: {result.heard}  {result.rest}")
     click.echo(f"  look:   {result.folder / 'explanation.png'}")
+    for part in result.parts:
+        click.echo(f"  {part.name} ({part.share:.0%} of the relevance): {part.sound}")
 
 
 def _sentence(error: Exception) -> str:

@@ -24,6 +24,7 @@ from earwitness_plugins.gradients.inputs import (
     check_memory,
     explained,
     own_input,
+    pulled_back,
 )
 
 _NO_CHANGE = 1e-6
@@ -134,12 +135,10 @@ def _max_pooling(
     """Multipliers of max pooling, for the input and its reference (which come, and go, one behind the other)."""
     (here, silent), (output, silent_output) = inputs.chunk(2), outputs.chunk(2)
     credit = grad_output.chunk(2)[0] * (output - silent_output)
-    shares = sum(
-        torch.func.vjp(module.forward, at)[1](torch.where(wins, credit, 0))[0]
-        for at, wins in ((here, output > silent_output), (silent, output < silent_output))
-    )
+    (to_here,) = pulled_back(module.forward, here, credit.where(output > silent_output, 0))
+    (to_silent,) = pulled_back(module.forward, silent, credit.where(output < silent_output, 0))
     change = here - silent
-    multiplier = torch.where(change.abs() < eps, grad_input.chunk(2)[0], shares / change)
+    multiplier = torch.where(change.abs() < eps, grad_input.chunk(2)[0], (to_here + to_silent) / change)
     return torch.cat([multiplier, multiplier])
 
 

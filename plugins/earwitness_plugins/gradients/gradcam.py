@@ -23,6 +23,7 @@ from earwitness_plugins.gradients.inputs import (
     check_domain,
     check_memory,
     explained,
+    pulled_back,
 )
 
 
@@ -115,10 +116,10 @@ class Cam:
         segment = self.classifier.segmenter
         assert segment is not None
         features = given.values if given.domain == "features" else self.classifier.features(given.values)
-        patches, back, *_ = torch.func.vjp(segment, features.detach())
+        with torch.no_grad():
+            patches = segment(features)
         maps = _resized(cams, patches.shape[3:]).reshape(*patches.shape[:2], 1, *patches.shape[3:])
-        total: Tensor
-        total, seen = back(maps.expand_as(patches))[0], back(torch.ones_like(patches))[0]
+        total, seen = pulled_back(segment, features, maps.expand_as(patches), torch.ones_like(patches))
         return total / torch.where(seen > 0, seen, 1)
 
 

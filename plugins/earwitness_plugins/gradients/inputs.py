@@ -191,6 +191,17 @@ def _bytes_of_a_row(given: AttributionInput) -> int:
     return int(maps.n_bytes)
 
 
+def pulled_back(function: Callable[[Tensor], Tensor], at: Tensor, *cotangents: Tensor) -> list[Tensor]:
+    """J^T v for each of the cotangents v, of the shape of ``function(at)``; J is the function's Jacobian at a point.
+
+    Unlike ``torch.func.vjp`` it may be called where saved tensors are hooked.
+    """
+    with torch.enable_grad():
+        leaf = at.detach().requires_grad_()
+        values = function(leaf)
+    return [torch.autograd.grad(values, leaf, cotangent, retain_graph=True)[0] for cotangent in cotangents]
+
+
 class _HiddenMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the tensors that are made while this is entered; views and in-place results count once."""
 
@@ -235,12 +246,22 @@ class _Forward(nn.Module):
         return logits
 
 
-def own_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A forward pre-hook that gives a module an input which nobody else uses.
+def own_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A forward pre-hook that gives an activation an input which nobody else uses.
 
     Captum hooks the gradient of an activation's input. In a residual network the sum reads that input too, and its
     share of the gradient would be overwritten along with the activation's.
+
+    Raises
+    ------
+    NotApplicableError
+        There is no gradient to hook.
     """
+    if not torch.is_grad_enabled() or not all(given.requires_grad for given in inputs):
+        raise NotApplicableError(
+            f"A {type(module).__name__} of the network has no gradient to its input: it runs under torch.no_grad, or "
+            "on what does not depend on the sound. Use a method that needs none."
+        )
     return tuple(given.clone() for given in inputs)
 
 

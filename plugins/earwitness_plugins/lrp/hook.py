@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from zennit.core import BasicHook, Hook, ParamMod
 
 from earwitness.errors import NotApplicableError
 from earwitness_plugins.lrp.ledger import Ledger, Line, total
+from earwitness_plugins.lrp.operations import cells_of_signals
 from earwitness_plugins.lrp.rules import Gamma, Numerics, Rule, describe
 
 
@@ -35,11 +37,20 @@ class RuleHook(Hook):
         self._name, self._rule, self._numerics = name, rule, numerics
         self._ledger = ledger
         self._full = rule.hook(numerics)
+        # A rule that puts something in the place of the input may do so only where there is an input.
+        self._full.input_modifiers = [self._kept_to_signals(modify) for modify in self._full.input_modifiers]
         self._shortcut = rule.shortcut(numerics) if shortcuts else None
 
     def copy(self) -> RuleHook:
         """Itself: it belongs to one layer already."""
         return self
+
+    def pre_forward(self, module: nn.Module, input: Any) -> Any:
+        """See Zennit's hook, which copies the input; what is known of it is noted first."""
+        origin = cells_of_signals(input[0])
+        if origin is not None:
+            self.stored_tensors["origin"] = origin
+        return super().pre_forward(module, input)
 
     def forward(self, module: nn.Module, input: tuple[Tensor, ...], output: Tensor) -> None:
         """Keep what the backward pass needs.
@@ -74,6 +85,13 @@ class RuleHook(Hook):
         for hook in (self._full, self._shortcut):
             if hook is not None:
                 hook.stored_tensors.clear()
+
+    def _kept_to_signals(self, modify: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def modified(x: Tensor) -> Tensor:
+            origin = self.stored_tensors.get("origin")
+            return modify(x) if origin is None else modify(x) * origin
+
+        return modified
 
     def _may_shorten(self, relevance: Tensor) -> bool:
         positive = self.stored_tensors.get("positive")

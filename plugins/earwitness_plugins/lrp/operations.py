@@ -53,7 +53,11 @@ _MOVES = frozenset(
 )  # fmt: skip
 _SUMS = frozenset(("add", "sub", "subtract", "rsub", "__rsub__", "__radd__"))
 _PRODUCTS = frozenset(("mul", "multiply", "div", "divide", "true_divide", "neg", "negative"))
+_JOINS = frozenset(("pad", "constant_pad_nd", "cat", "concat", "concatenate", "stack"))
 _RANDOM = frozenset(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"))
+
+
+_Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,12 @@ class _Call:
         with torch.no_grad():
             return self()
 
-    def replacing(self, change: Callable[[Tensor], Tensor]) -> _Call:
-        """The same call with other signals."""
+    def replacing(self, signals: _Change, constants: _Change = lambda constant: constant) -> _Call:
+        """The same call with other tensors."""
+
+        def change(tensor: Tensor) -> Tensor:
+            return signals(tensor) if tensor.requires_grad else constants(tensor)
+
         args = tuple(_replaced(value, change) for value in self.args)
         return _Call(self.function, self.key, args, {k: _replaced(v, change) for k, v in self.kwargs.items()})
 
@@ -155,6 +163,8 @@ class Operations(TorchFunctionMode):
         reason = _reason_against(call)
         if reason:
             return call(), f"refused: {reason}"
+        if key in _JOINS and (origin := _origin(call)) is not None:
+            return self._joined(call, origin, where), "moves"
         if key in _MOVES:
             return _marked_alike(call(), signals), "moves"
         if key in _WINNERS and not _has_constant(call, signals):
@@ -172,6 +182,22 @@ class Operations(TorchFunctionMode):
         result = call()
         carried = list(_signals(result))
         return result, "refused: LRP has no rule for it" if carried else ""
+
+    def _joined(self, call: _Call, origin: Tensor, where: str) -> Tensor:
+        """Signals together with constants, such as padding. Relevance of a constant stays there, as a bias' share."""
+        result: Tensor = call()
+        if bool((result.detach()[origin == 0] == 0).all()):
+            # A rule that looks at the weights alone must not count padding as an input; see `cells_of_signals`.
+            result._lrp_origin = origin  # type: ignore[attr-defined]
+        if self._ledger is not None:
+            lines, name = self._ledger.lines, f"{where}: {call.key}"
+
+            def note(relevance: Tensor) -> None:
+                inside, outside = total(relevance * origin), total(relevance * (1 - origin))
+                lines.append(Line(name, "moves", total(relevance), inside, outside, torch.zeros_like(inside)))
+
+            result.register_hook(note)
+        return result
 
     def _sum(self, call: _Call, signals: list[Tensor], where: str) -> tuple[Any, str]:
         if len(signals) == 1 and self._numerics.zero_bias:
@@ -264,6 +290,21 @@ def _reason_against(call: _Call) -> str:
     return ""
 
 
+def cells_of_signals(values: Tensor) -> Tensor | None:
+    """1 where a layer's input comes from signals and 0 where it was padded with zeros; None where nothing was."""
+    return getattr(values, "_lrp_origin", None)
+
+
+def _origin(call: _Call) -> Tensor | None:
+    """1 where a result comes from signals and 0 where it comes from constants; None if all of it does from signals."""
+    # Pads with zeros here, whatever the call pads with.
+    n_args = {"pad": 3, "constant_pad_nd": 2}.get(call.key, len(call.args))
+    kwargs = {key: value for key, value in call.kwargs.items() if key != "value"}
+    marked = _Call(call.function, call.key, call.args[:n_args], kwargs).replacing(torch.ones_like, torch.zeros_like)
+    origin: Tensor = marked.detached()
+    return None if bool((origin == 1).all()) else origin
+
+
 def _has_constant(call: _Call, signals: list[Tensor]) -> bool:
     """Whether a maximum is taken over a signal and a constant tensor, as in a ReLU by hand."""
     return sum(isinstance(value, Tensor) for value in call.args) > len(signals)
@@ -299,9 +340,9 @@ def _signals(values: Any) -> Iterator[Tensor]:
             yield from _signals(value)
 
 
-def _replaced(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _replaced(value: Any, change: _Change) -> Any:
     if isinstance(value, Tensor):
-        return change(value) if value.requires_grad else value
+        return change(value)
     if type(value) in (list, tuple):
         return type(value)(_replaced(item, change) for item in value)
     return value

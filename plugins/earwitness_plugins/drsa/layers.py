@@ -1,0 +1,132 @@
+"""Where a network can be looked into: layers whose output a ReLU has made non-negative."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from earwitness.classifier import AudioClassifier
+from earwitness.errors import ClassifierError, ConfigurationError
+
+_RECTIFIERS = (nn.ReLU, nn.ReLU6)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that ran once, and whose output is rectified.
+
+    Attributes
+    ----------
+    name : str
+        Dotted.
+    kind : type
+    has_places : bool
+        Whether its output has time or frequency axes behind the channels.
+    """
+
+    name: str
+    kind: type
+    has_places: bool
+
+
+def rectified_layers(classifier: AudioClassifier, features: Tensor) -> list[Layer]:
+    """Layers whose output is never negative, in the order in which they finish.
+
+    They are the ReLUs themselves, and whatever hands on a ReLU's output: max pooling, or a block that ends in a
+    functional ReLU. Layers that run more than once in a pass are not among them.
+
+    Parameters
+    ----------
+    classifier : AudioClassifier
+    features : Tensor (B, 1, M, N') or (B, 1, T)
+        An input, to see what runs.
+    """
+    found: dict[str, Layer] = {}
+    runs: Counter[str] = Counter()
+
+    def look(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, _inputs: object, output: object) -> None:
+            runs[name] += 1
+            if isinstance(output, Tensor) and output.ndim >= 2 and _is_rectified(module, output):
+                found[name] = Layer(name, type(module), output.ndim > 2)
+
+        return hook
+
+    modules = [(name, module) for name, module in classifier.network.named_modules() if name]
+    handles = [module.register_forward_hook(look(name)) for name, module in modules]
+    try:
+        with torch.no_grad():
+            classifier.logits_of_features(features)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [layer for name, layer in found.items() if runs[name] == 1]
+
+
+def choose_layer(classifier: AudioClassifier, features: Tensor, name: str | None) -> str:
+    """The named layer, once it is known to be fit for the purpose; or, without a name, the middle one.
+
+    The middle one is of the ReLUs with a map over time and frequency, or, where a network has none as modules, of the
+    other rectified layers. Early layers are too local and the last ones too coarse for sounds that overlap.
+
+    Parameters
+    ----------
+    classifier : AudioClassifier
+    features : Tensor (B, 1, M, N') or (B, 1, T)
+    name : str or None
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ClassifierError
+        There is no such layer.
+    ConfigurationError
+        Its output is not rectified (those that are, are named), or there is no layer to choose from.
+    """
+    if name is not None:
+        classifier.layer(name)
+    layers = rectified_layers(classifier, features)
+    names = [layer.name for layer in layers]
+    if name in names:
+        return str(name)
+    if name is not None:
+        kind = type(classifier.layer(name)).__name__
+        raise ConfigurationError(
+            f"The output of layer {name!r} ({kind}) of {classifier.name} is not that of one ReLU: it is negative in "
+            f"places, does not run, or runs more than once. {_offer(names)}"
+        )
+    maps = [layer for layer in layers if layer.has_places]
+    maps = [layer for layer in maps if issubclass(layer.kind, _RECTIFIERS)] or maps
+    if not maps:
+        raise ConfigurationError(
+            f"{classifier.name} has no layer behind a ReLU with a map over time and frequency. {_offer(names)}"
+        )
+    return maps[len(maps) // 2].name
+
+
+def check_rectified(classifier: AudioClassifier, layer: str, activation: Tensor) -> None:
+    """Raise ClassifierError if activations are negative after all, on other clips than the first."""
+    lowest = float(activation.min())
+    if lowest < 0:
+        raise ClassifierError(
+            f"The output of layer {layer!r} of {classifier.name} goes down to {lowest:.3g}; DRSA needs activations "
+            "behind a ReLU. Name another layer."
+        )
+
+
+def _is_rectified(module: nn.Module, output: Tensor) -> bool:
+    if not output.is_floating_point() or bool((output < 0).any()):
+        return False
+    # A sigmoid is positive too, but never zero.
+    return isinstance(module, _RECTIFIERS) or bool((output == 0).any())
+
+
+def _offer(names: list[str]) -> str:
+    return f"Layers behind a ReLU are {', '.join(names)}." if names else "It has no layer behind a ReLU."
