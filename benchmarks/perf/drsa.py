@@ -8,7 +8,8 @@ best that either finds. Both use the same objective and gradient; the authors' o
 differentiation, eigenvalues, one start after the other) is timed beside them.
 
 The heat maps: 8 clips, 4 subspaces, the default layer. The published way sends each clip through the network K+1 times
-and filters a different subspace in each copy.
+and filters a different subspace in each copy. Most of the work, K+1 maps' worth of passes below the layer, is the same
+in both; what two steps save is what lies above it, and K of K+1 forward passes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import time
 
 import torch
 from side_by_side import gate, ratios, recordings
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from zennit.composites import EpsilonPlusFlat
 
 from earwitness import load_classifier
 from earwitness.classifier import AudioClassifier
@@ -29,11 +32,12 @@ from earwitness_plugins.drsa.subspaces import PAPER_STEPS, Subspaces, fit_subspa
 from earwitness_plugins.lrp.propagation import Propagation
 
 N_VECTORS, DIMENSIONS, K, RESTARTS = 9600, 64, 4, 3
+N_CLIPS = 8
 
 
 def main() -> int:
     """Print the table; 1 if a bound is not kept."""
-    kept = [*fitting(), *heat_maps("toy-cnn"), *heat_maps("esc10-cnn")]
+    kept = [*fitting(), *heat_maps("toy-cnn", plain=True), *heat_maps("esc10-cnn")]
     return 0 if all(kept) else 1
 
 
@@ -105,39 +109,60 @@ def seconds_of_a_step_as_published(vectors: Vectors, sizes: tuple[int, ...], sta
     return (time.perf_counter() - began) / steps
 
 
-def heat_maps(name: str) -> list[bool]:
+def heat_maps(name: str, *, plain: bool = False) -> list[bool]:
     """The standard map and those of four subspaces."""
     classifier: AudioClassifier = load_classifier(name)
-    batch = recordings(8, classifier.rate, classifier.duration_s or 5.0)
+    batch = recordings(N_CLIPS, classifier.rate, classifier.duration_s or 5.0)
     with torch.no_grad():
         features = classifier.features(batch.waveforms)
         target = classifier.logits_of_features(features).argmax(1)
-    layer, propagation = choose_layer(classifier, features, None), Propagation()
+    layer, propagation = choose_layer(classifier, features, None), Propagation(start="logit")
     with propagation.hidden(classifier, features[:1], target[:1], layer) as hidden:
         channels = hidden.activation.shape[1]
     basis = random_starts(channels, 1, torch.Generator().manual_seed(0))[0]
     members = Subspaces(basis, block_sizes(channels, K)).members
-    own = {"bases": basis.expand(8, -1, -1), "members": members.expand(8, -1, -1)}
+    own = {"bases": basis.expand(N_CLIPS, -1, -1), "members": members.expand(N_CLIPS, -1, -1)}
+    copies, rows = features.repeat(K + 1, 1, 1, 1), target.repeat(K + 1)
+    filters = torch.cat([torch.ones_like(members[:1]), members])[:, None].repeat_interleave(N_CLIPS, dim=0)
+    bases = basis.expand(len(copies), -1, -1)
 
     def in_two_steps() -> Tensor:
         found = attribute_in_parts(propagation, classifier, features, target, layer=layer, **own)
         return torch.stack([found.relevance, *found.parts])
 
     def repeated() -> Tensor:
-        copies, rows = features.repeat(K + 1, 1, 1, 1), target.repeat(K + 1)
-        filters = torch.cat([torch.ones_like(members[:1]), members])[:, None].repeat_interleave(8, dim=0)
-        bases = basis.expand(len(copies), -1, -1)
         with propagation.hidden(classifier, copies, rows, layer) as hidden:
             filtered = split_relevance(hidden.activation, hidden.relevance, bases, filters)[0]
             return hidden.lower(filtered).reshape(K + 1, *features.shape)
 
-    difference = (in_two_steps() - repeated()).abs().max() / in_two_steps().abs().max()
-    median, _ = ratios(repeated, in_two_steps, rounds=10)
-    return [
-        gate(f"{K} + 1 heat maps of 8 clips, {name} at {layer}: times faster than repeating the batch", median,
-             at_least=1.3),
-        gate("  largest difference of the maps, over the largest value", float(difference), at_most=1e-5),
-    ]  # fmt: skip
+    def repeated_with_zennit() -> Tensor:
+        network = classifier.network
+        composite = EpsilonPlusFlat(epsilon=1e-7, stabilizer=1e-7, zero_params="bias")
+        leaf = copies.clone().requires_grad_()
+
+        def insert_filter(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            activation = output.detach()
+            output.register_hook(lambda relevance: split_relevance(activation, relevance, bases, filters)[0])
+
+        with composite.context(network) as ruled:
+            handle = network.get_submodule(layer).register_forward_hook(insert_filter)
+            logits = ruled(leaf)
+            start = logits.detach() * one_hot(rows, logits.shape[1])
+            (found,) = torch.autograd.grad(logits, leaf, start)
+            handle.remove()
+        return found.reshape(K + 1, *features.shape)
+
+    peers = {"the batch, same rules": (repeated, 1.0)}
+    if plain:
+        peers["the batch, plain Zennit"] = (repeated_with_zennit, 1.5)
+    kept = []
+    for peer, (function, bound) in peers.items():
+        difference = (in_two_steps() - function()).abs().max() / in_two_steps().abs().max()
+        median, _ = ratios(function, in_two_steps, rounds=10)
+        what = f"{K} + 1 heat maps of {N_CLIPS} clips, {name} at {layer}: times faster than repeating {peer}"
+        kept.append(gate(what, median, at_least=bound))
+        kept.append(gate("  largest difference, over the largest value", float(difference), at_most=1e-5))
+    return kept
 
 
 if __name__ == "__main__":

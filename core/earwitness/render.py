@@ -28,8 +28,9 @@ from earwitness.errors import ExplanationError
 from earwitness.explanation import Domain, Explanation, Route, Scale
 from earwitness.grid import Grid
 
-_ROWS = 4
-"""Clips that are masked and synthesised at once on a CPU; a spectrum of five seconds takes two megabytes."""
+_ANALYSED, _ASKED = 2, 8
+"""Rows that are masked and transformed at once, and that the classifier hears at once, on a CPU: what lies between then
+stays in its cache. The spectrum of five seconds takes two megabytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ class Scene:
             product = apply_gain(gain, spectrum)
             return self.listening.inverse(product, self.n_samples), energy(product)
 
-        waveforms, energies = _by_rows(let_through, gain, self.spectrum)
+        waveforms, energies = _by_rows(_ANALYSED, let_through, gain, self.spectrum)
         return waveforms, energies
 
     @torch.no_grad()
@@ -114,11 +115,12 @@ class Scene:
         if gain is None:
             # The routes meet where nothing is masked: STFT and back is the recording, to rounding.
             if self._shares_stft:
-                return self._of_features(_by_rows(lambda spectrum: (self._features(spectrum),), self.spectrum)[0])
-            return self.classifier.probabilities(self.batch.waveforms)
+                features = _by_rows(_ANALYSED, lambda spectrum: (self._features(spectrum),), self.spectrum)[0]
+                return self._of_features(features)
+            return self._of_sound(self.batch.waveforms)
         if self.route == "spectrogram":
             return self._of_features(self._features(apply_gain(gain, self.spectrum)))
-        return self.classifier.probabilities(self.sound(gain))
+        return self._of_sound(self.sound(gain))
 
     @torch.no_grad()
     def split(self, gain: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,9 +139,9 @@ class Scene:
                 spectrum = self.listening.forward(heard)  # an STFT is linear: that of the rest is a difference
                 return self._features(spectrum), self._features(recording - spectrum)
 
-            of_heard, of_rest = _by_rows(both, heard, self.spectrum)
+            of_heard, of_rest = _by_rows(_ANALYSED, both, heard, self.spectrum)
             return self._of_features(of_heard), self._of_features(of_rest)
-        return self.classifier.probabilities(heard), self.classifier.probabilities(rest)
+        return self._of_sound(heard), self._of_sound(rest)
 
     def lift(self, values: Tensor, domain: Domain) -> Tensor:
         """A mask-like map in any domain -> (B, F, N), by averaging (see ``lift_mask``).
@@ -243,7 +245,11 @@ class Scene:
         return self.classifier.front_end.from_stft(spectrum[:, :, :n_frames])
 
     def _of_features(self, features: Tensor) -> Tensor:
-        return self.classifier.probabilities_of(self.classifier.logits_of_features(features))
+        logits = _by_rows(_ASKED, lambda some: (self.classifier.logits_of_features(some),), features)[0]
+        return self.classifier.probabilities_of(logits)
+
+    def _of_sound(self, waveforms: Tensor) -> Tensor:
+        return _by_rows(_ASKED, lambda some: (self.classifier.probabilities(some),), waveforms)[0]
 
     def _feature_grid(self) -> Grid:
         grid = self.classifier.feature_grid(self.n_samples)
@@ -261,9 +267,10 @@ class Scene:
             raise ExplanationError(f"A {what} must have shape {tuple(like.shape)}, got {tuple(values.shape)}.")
 
 
-def _by_rows(function: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> tuple[Tensor, ...]:
-    """Apply a function of rows to a few rows at a time, on the CPU: what lies between then stays in its cache."""
-    n_rows = _ROWS if batches[0].device.type == "cpu" else len(batches[0])
+def _by_rows(n_rows: int, function: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> tuple[Tensor, ...]:
+    """Apply a function of batches to ``n_rows`` rows at a time on the CPU, and to all at once elsewhere."""
+    if batches[0].device.type != "cpu":
+        return function(*batches)
     pieces = [function(*rows) for rows in zip(*(torch.split(batch, n_rows) for batch in batches), strict=True)]
     return tuple(torch.cat(found) for found in zip(*pieces, strict=True))
 

@@ -143,6 +143,14 @@ def test_the_first_explanation_is_like_the_second_though_the_network_is_tried_ou
 
 
 @every_method
+def test_classifiers_that_share_a_network_do_not_disturb_each_other(name: str) -> None:
+    classifier, batch = small(), batch_of()
+    regrouped = classifier.regroup({"animal": ["dog"], "weather": ["rain"], "device": ["clock"]})
+    first = relevance(METHODS[name](), classifier, batch)
+    assert torch.equal(relevance(METHODS[name](), regrouped, batch), first)
+
+
+@every_method
 def test_one_clip_may_be_explained_for_several_targets(name: str) -> None:
     classifier, one = small(multilabel=True), batch_of(1)
     together = relevance(METHODS[name](), classifier, Batch.of(one.clips * 3), torch.tensor([0, 1, 2]))

@@ -56,8 +56,14 @@ def rectified_layers(classifier: AudioClassifier, features: Tensor) -> list[Laye
 
         return hook
 
+    def forget() -> None:
+        found.clear()
+        runs.clear()
+
     modules = [(name, module) for name, module in classifier.network.named_modules() if name]
     handles = [module.register_forward_hook(look(name)) for name, module in modules]
+    # A classifier's first pass may be preceded by one that tries its network: count the last pass only.
+    handles.append(classifier.network.register_forward_pre_hook(lambda *_: forget()))
     try:
         with torch.no_grad():
             classifier.logits_of_features(features)

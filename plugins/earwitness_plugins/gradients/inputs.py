@@ -29,8 +29,8 @@ MEMORY_MB = 256.0
 _MOST_ROWS = 16
 """Rows of one pass at most: beyond, a CPU leaves its caches (chunks of 8-16 clips beat 64-200 by up to 2x)."""
 
-_BYTES_OF_A_ROW: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], int]] = WeakKeyDictionary()
-"""By network, and by the domain, shape and dtypes of its input: measured once, not with each batch."""
+_BYTES_OF_A_ROW: WeakKeyDictionary[AudioClassifier, dict[tuple[object, ...], int]] = WeakKeyDictionary()
+"""By classifier, and by the domain, shape and dtype of its input: measured once, not with each batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +83,8 @@ class AttributionInput:
                 features, silence = classifier.features(batch.waveforms), classifier.features(nothing)
             forward = _Forward(classifier, classifier.logits_of_features)
             given = cls(forward, features, silence, "features", target, random)
-        key = (given.domain, given.values.shape[1:], given.values.dtype, classifier.precision)
-        measured = _BYTES_OF_A_ROW.setdefault(classifier.network, {})
+        key = (given.domain, given.values.shape[1:], given.values.dtype)
+        measured = _BYTES_OF_A_ROW.setdefault(classifier, {})
         if key not in measured:
             measured[key] = _bytes_of_a_row(given)
         rows = int(memory_mb * 1e6 / max(1, measured[key]))

@@ -17,7 +17,7 @@ from earwitness_plugins.lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, 
 Assignment = Callable[[Mapping[str, nn.Module]], dict[str, Rule]]
 """Weighted layers by name, in the order in which they run -> the rule of each."""
 
-DEFAULT = "epsilon-plus-flat"
+DEFAULT = "epsilon-plus-flat-depthwise"
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,19 @@ def _thesis_toy(layers: Mapping[str, nn.Module]) -> dict[str, Rule]:
     return {**rules, **({first: Flat()} if first else {})}
 
 
+def _epsilon_plus_flat_depthwise(layers: Mapping[str, nn.Module]) -> dict[str, Rule]:
+    """ZPlus loses the relevance of a channel whose few weights are all negative: it is active by its bias alone."""
+    rules = _by_kind(convolution=ZPlus(), first=Flat())(layers)
+    depthwise = {name for name, layer in layers.items() if is_depthwise(layer)}
+    return {name: WSquare() if name in depthwise and rule == ZPlus() else rule for name, rule in rules.items()}
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether each channel of a convolution is filtered by itself."""
+    n_in = getattr(layer, "in_channels", 1)
+    return n_in > 1 and getattr(layer, "groups", 1) == n_in
+
+
 _THESIS = "the DRSA thesis"
 COMPOSITES = {
     composite.name: composite
@@ -73,6 +86,11 @@ COMPOSITES = {
         Composite("thesis-music", _THESIS, _thesis_music),
         Composite("epsilon-plus", "Zennit", _by_kind(convolution=ZPlus())),
         Composite("epsilon-plus-flat", "Zennit", _by_kind(convolution=ZPlus(), first=Flat())),
+        Composite(
+            "epsilon-plus-flat-depthwise",
+            "Zennit's epsilon-plus-flat, with WSquare where each channel is filtered by itself",
+            _epsilon_plus_flat_depthwise,
+        ),
         Composite("epsilon-alpha2-beta1", "Zennit", _by_kind(convolution=AlphaBeta(2, 1))),
         Composite("epsilon-alpha2-beta1-flat", "Zennit", _by_kind(convolution=AlphaBeta(2, 1), first=Flat())),
         Composite("epsilon-gamma-box", "Zennit", _by_kind(convolution=Gamma(0.25), first=ZBox())),

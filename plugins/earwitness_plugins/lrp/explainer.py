@@ -23,7 +23,7 @@ _UNSTABLE = 10.0
 
 
 class LRP:
-    """The logit, shared out layer by layer down to the features.
+    """The decision, shared out layer by layer down to the features.
 
     Parameters
     ----------
@@ -31,9 +31,10 @@ class LRP:
         Which layer has which rule: a name such as ``"thesis-toy"``, or a table from layers to rules; see
         :mod:`earwitness_plugins.lrp.composites`.
     zero_bias : bool
-        Biases get no share, so that relevance sums to the logit. False: they keep theirs, as in the thesis.
-    start : {"logit", "one"}
-        From the logit, or from 1 in its place (which turns all signs where the logit is negative).
+        Biases get no share, so that all relevance reaches the features. False: they keep theirs, as in the thesis.
+    start : {"evidence", "logit", "one"}
+        From the logit less the last layer's bias, if biases have no share; from the logit; or from 1 in its place. The
+        last two turn all signs where what the last layer's inputs add up to is of the other sign.
     stabiliser : float, > 0
         Added to all denominators.
 
@@ -44,9 +45,10 @@ class LRP:
 
     Notes
     -----
-    Diagnostics: ``conservation_gap`` is |sum of relevance - logit| / |logit|, and ``unstable`` is 1 where the sum of
-    |relevance| is more than ten times |logit|: there the map is what is left of large numbers that cancel out. The logit
-    is that of the network; for the patches of a clip, see :func:`~earwitness_plugins.lrp.start.starting_relevance`.
+    Diagnostics: ``conservation_gap`` is |sum of relevance - start| / |start|, and ``unstable`` is 1 where the sum of
+    |relevance| is more than ten times |start|: there the map is what is left of large numbers that cancel out. The start
+    is the logit, the evidence or 1; for the patches of a clip, see
+    :func:`~earwitness_plugins.lrp.start.starting_relevance`.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class LRP:
         *,
         composite: str | Mapping[str, object] = DEFAULT,
         zero_bias: bool = True,
-        start: Start = "logit",
+        start: Start = "evidence",
         stabiliser: float = STABILISER,
     ) -> None:
         self.propagation = Propagation(composite, zero_bias=zero_bias, start=start, stabiliser=stabiliser)

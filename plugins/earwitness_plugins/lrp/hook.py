@@ -45,12 +45,23 @@ class RuleHook(Hook):
         """Itself: it belongs to one layer already."""
         return self
 
-    def pre_forward(self, module: nn.Module, input: Any) -> Any:
-        """See Zennit's hook, which copies the input; what is known of it is noted first."""
-        origin = cells_of_signals(input[0])
+    def pre_forward(self, module: nn.Module, input: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Take the layer out of the graph: its own gradient, which nobody needs, would cost as much as a rule."""
+        signal = input[0]
+        if not signal.requires_grad:
+            return input
+        self.stored_tensors["signal"] = signal
+        origin = cells_of_signals(signal)
         if origin is not None:
             self.stored_tensors["origin"] = origin
-        return super().pre_forward(module, input)
+        return (signal.detach(), *input[1:])
+
+    def post_forward(self, module: nn.Module, input: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Put the rule in its place."""
+        signal = self.stored_tensors.pop("signal", None)
+        if signal is None:
+            return output
+        return _Ruled.apply(signal, output, lambda relevance: self.backward(module, (signal,), (relevance,))[0])
 
     def forward(self, module: nn.Module, input: tuple[Tensor, ...], output: Tensor) -> None:
         """Keep what the backward pass needs.
@@ -63,11 +74,8 @@ class RuleHook(Hook):
         if "input" in self.stored_tensors:
             raise NotApplicableError(used_twice(self._name, module))
         self.stored_tensors["input"] = input
-        if self._shortcut is not None:
-            x = input[0].detach()
-            if bool((x >= 0).all()):
-                # Now: an in-place operation that follows may change the output.
-                self.stored_tensors["positive"] = output.detach() > 0
+        if self._shortcut is not None and bool(input[0].amin() >= 0):
+            self.stored_tensors["positive"] = output.detach() > 0
 
     def backward(self, module: nn.Module, grad_input: tuple[Any, ...], grad_output: tuple[Tensor, ...]) -> Any:
         """Relevance of the output -> relevance of the input."""
@@ -75,6 +83,9 @@ class RuleHook(Hook):
         hook = self._shortcut if self._shortcut is not None and self._may_shorten(relevance) else self._full
         hook.stored_tensors["input"] = self.stored_tensors["input"]
         passed = hook.backward(module, grad_input, grad_output)
+        origin = self.stored_tensors.get("origin")
+        if origin is not None:
+            passed = tuple(None if part is None else part * origin for part in passed)
         if self._ledger is not None:
             self._ledger.lines.append(self._line(module, relevance, passed[0]))
         return passed
@@ -98,7 +109,7 @@ class RuleHook(Hook):
         if positive is None:
             return False
         # Gamma's branch for negative outputs is left out: nothing may come from there.
-        return not isinstance(self._rule, Gamma) or not bool(relevance.masked_fill(positive, 0).any())
+        return not isinstance(self._rule, Gamma) or not bool((relevance != 0).logical_and_(~positive).any())
 
     def _line(self, module: nn.Module, relevance: Tensor, passed: Tensor) -> Line:
         x = self.stored_tensors["input"][0].detach()
@@ -122,6 +133,19 @@ class RuleHook(Hook):
     def _rule_numerics(self) -> Numerics:
         own = getattr(self._rule, "epsilon", None)
         return self._numerics if own is None else Numerics(own, self._numerics.zero_bias)
+
+
+class _Ruled(torch.autograd.Function):
+    """Has the layer's output; its backward pass is the rule."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, output: Tensor, rule: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.rule = rule
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.rule(relevance[0]), None, None
 
 
 def used_twice(name: str, module: nn.Module) -> str:

@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,6 +47,8 @@ class RuledNetwork:
     operations : tuple of Operation
         Everything else that happened to a signal on the probe.
     numerics : Numerics
+    last_bias : Tensor (C,) or None
+        That of the layer whose outputs are the logits; None if there is none, or they are not a layer's outputs.
     shortcuts : bool
         Whether rules take their shortcut where it is valid; the result is the same.
     """
@@ -55,6 +57,7 @@ class RuledNetwork:
     rules: Mapping[str, Rule]
     operations: tuple[Operation, ...]
     numerics: Numerics
+    last_bias: Tensor | None = None
     shortcuts: bool = True
 
     @classmethod
@@ -93,7 +96,7 @@ class RuledNetwork:
             listed = "; ".join(dict.fromkeys(refusals))
             raise NotApplicableError(f"LRP does not handle {name}: {listed}. Use another method for this classifier.")
         rules = composite.assign({layer: folded.get_submodule(layer) for layer in look.weighted})
-        return cls(folded, rules, tuple(look.operations), numerics)
+        return cls(folded, rules, tuple(look.operations), numerics, look.last_bias)
 
     @contextmanager
     def run(self, inputs: Tensor, *, layer: str | None = None, ledger: Ledger | None = None) -> Iterator[Run]:
@@ -157,7 +160,8 @@ class _Look:
     weighted: list[str]
     operations: list[Operation]
     refused: list[Operation]
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[str]
+    last_bias: Tensor | None
 
     @classmethod
     def at(cls, network: nn.Module, probe: Tensor) -> _Look:
@@ -170,7 +174,12 @@ class _Look:
 
             return hook
 
+        made: list[tuple[Tensor, nn.Module]] = []
         handles = [module.register_forward_pre_hook(note(name)) for name, module in weighted.items()]
+        handles += [
+            module.register_forward_hook(lambda module, _inputs, output: made.append((output, module)))
+            for module in weighted.values()
+        ]
         try:
             with torch.inference_mode(False), torch.enable_grad(), _Places(network) as places:
                 operations = Operations(Numerics(1e-6, False), places.outside_of(weighted))
@@ -185,7 +194,9 @@ class _Look:
         order = [name for name, count in reached.items() if count]
         if not order:
             reasons.append("no layer with weights sees the input")
-        return cls(outputs.detach(), order, operations.seen, operations.refused, reasons)
+        last = next((module for output, module in made if output is outputs), None)
+        bias = getattr(last, "bias", None)
+        return cls(outputs.detach(), order, operations.seen, operations.refused, reasons, bias)
 
 
 class _Places:

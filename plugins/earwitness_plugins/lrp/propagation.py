@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from earwitness.classifier import AudioClassifier
-from earwitness.errors import AudioError, ClassifierError, NotApplicableError
+from earwitness.errors import AudioError, ClassifierError, ConfigurationError, NotApplicableError
 from earwitness_plugins.lrp.composites import DEFAULT, composite_of
 from earwitness_plugins.lrp.ledger import Ledger
 from earwitness_plugins.lrp.network import Run, RuledNetwork
@@ -31,7 +31,7 @@ class Attribution:
     relevance : Tensor (B, 1, M, N') or (B, 1, T)
         Of the shape of the features.
     explained : Tensor (B,)
-        What was there to be shared out: the logit, with patches the weighted sum of their logits, or 1.
+        What was there to be shared out: the sum of the starting relevance.
     """
 
     relevance: Tensor
@@ -87,8 +87,8 @@ class Propagation:
         See :func:`~earwitness_plugins.lrp.composites.composite_of`.
     zero_bias : bool
         Whether biases get no share.
-    start : {"logit", "one"}
-        See :func:`~earwitness_plugins.lrp.start.starting_relevance`.
+    start : {"evidence", "logit", "one"}
+        See :data:`~earwitness_plugins.lrp.start.Start`.
     stabiliser : float, > 0
 
     Raises
@@ -102,11 +102,13 @@ class Propagation:
         composite: str | Mapping[str, object] = DEFAULT,
         *,
         zero_bias: bool = True,
-        start: Start = "logit",
+        start: Start = "evidence",
         stabiliser: float = STABILISER,
     ) -> None:
         self.composite = composite_of(composite)
-        self.numerics = Numerics(stabiliser, zero_bias)
+        if isinstance(stabiliser, bool) or not 0 < stabiliser < float("inf"):
+            raise ConfigurationError(f"LRP needs a stabiliser > 0, got {stabiliser!r}.")
+        self.numerics = Numerics(stabiliser, bool(zero_bias))
         self.start = check_start(start)
         self._known: weakref.WeakKeyDictionary[nn.Module, tuple[object, RuledNetwork]] = weakref.WeakKeyDictionary()
 
@@ -200,7 +202,8 @@ class Propagation:
             with ruled.run(inputs, layer=layer, ledger=ledger) as run:
                 if not run.outputs.requires_grad:
                     raise NotApplicableError(f"The logits of {classifier.name} do not depend on its features.")
-                yield run, leaf, starting_relevance(classifier, run.outputs, target, self.start)
+                bias = ruled.last_bias if self.numerics.zero_bias else None
+                yield run, leaf, starting_relevance(classifier, run.outputs, target, self.start, bias=bias)
 
 
 def _network_inputs(classifier: AudioClassifier, features: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from zennit import rules as zennit_rules
 from zennit.core import BasicHook
@@ -49,11 +50,12 @@ class Numerics:
 
     def stabilised(self, values: Tensor) -> Tensor:
         """Away from zero by the stabiliser; zero itself goes up."""
-        return values + self.offset(values)
+        return self.offset(values).add_(values)
 
     def offset(self, values: Tensor) -> Tensor:
         """What :meth:`stabilised` adds, of the shape of ``values``."""
-        return values.ge(0).to(values.dtype) * (2 * self.stabiliser) - self.stabiliser
+        stabiliser = torch.full((), self.stabiliser, dtype=values.dtype, device=values.device)
+        return torch.copysign(stabiliser, values + 0.0)  # -0.0 + 0.0 = 0.0
 
 
 Share = tuple[Tensor | float, Tensor]

@@ -12,7 +12,10 @@ from earwitness.classifier import AudioClassifier
 from earwitness.errors import ClassifierError, ConfigurationError, nearest
 from earwitness.pooling import POOLS
 
-Start = Literal["logit", "one"]
+Start = Literal["evidence", "logit", "one"]
+"""``"evidence"``: what the last layer's inputs add up to, that is the logit, less the last bias where biases have no share.
+A negative logit over a more negative bias speaks *for* its class, and starting from the logit would turn all signs.
+``"logit"``: the logit itself, as in the papers. ``"one"``: 1 in its place."""
 
 
 def check_start(start: str) -> Start:
@@ -22,12 +25,14 @@ def check_start(start: str) -> Start:
     return start  # type: ignore[return-value]
 
 
-def starting_relevance(classifier: AudioClassifier, outputs: Tensor, target: Tensor, start: Start) -> Tensor:
+def starting_relevance(
+    classifier: AudioClassifier, outputs: Tensor, target: Tensor, start: Start, *, bias: Tensor | None = None
+) -> Tensor:
     """Relevance of a network's outputs.
 
     A clip's patches have the relevance of their own logits, each weighted by its share of the pooled logit (see
-    :func:`patch_shares`). So evidence keeps its sign, and the whole is the pooled logit where the pool is ``mean`` or
-    ``max``, or where there is one patch, and near it elsewhere.
+    :func:`patch_shares`). So evidence keeps its sign, and with the start ``"logit"`` the whole is the pooled logit where
+    the pool is ``mean`` or ``max``, or where there is one patch, and near it elsewhere.
 
     Parameters
     ----------
@@ -35,19 +40,27 @@ def starting_relevance(classifier: AudioClassifier, outputs: Tensor, target: Ten
     outputs : Tensor (B·P, C')
         Of its network; P = 1 where there is no segmenter.
     target : Tensor (B,), int64
-    start : {"logit", "one"}
-        From the network's logit, or from 1 in its place.
+    start : {"evidence", "logit", "one"}
+    bias : Tensor (C',), optional
+        What of the outputs is no evidence.
 
     Returns
     -------
     Tensor (B·P, C'), without gradient
+
+    Raises
+    ------
+    ClassifierError
+        A target is no index of a label.
     """
     outputs = outputs.detach()
     patches = outputs.reshape(len(target), -1, outputs.shape[1])
     output = _output_of(classifier, patches, target)
     logits = patches.gather(2, output[:, None, None].expand(-1, patches.shape[1], 1))[:, :, 0]
     shares = patch_shares(classifier, patches, output)
-    relevance = shares * (logits if start == "logit" else torch.ones_like(logits))
+    if start == "evidence" and bias is not None:
+        logits = logits - bias[output][:, None]
+    relevance = shares * (torch.ones_like(logits) if start == "one" else logits)
     chosen = one_hot(output, outputs.shape[1]).to(outputs)
     return (relevance[:, :, None] * chosen[:, None]).reshape(outputs.shape)
 
