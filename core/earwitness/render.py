@@ -75,6 +75,12 @@ class Scene:
         """T."""
         return self.batch.waveforms.shape[1]
 
+    @property
+    def silent(self) -> Tensor:
+        """Rows (B,), bool, in which there is nothing to hear: every sample is the same."""
+        waveforms = self.batch.waveforms
+        return waveforms.amax(1) == waveforms.amin(1)
+
     @functools.cached_property
     def spectrum(self) -> Tensor:
         """S: Tensor (B, F, N), complex64."""

@@ -16,6 +16,13 @@ def earwitness_explainers() -> Iterator[ExplainerSpec]:
     yield from _gradients()
     yield from _perturbations()
     yield ExplainerSpec(
+        name="lrp",
+        target="earwitness_plugins.lrp.explainer:LRP",
+        summary="The decision, shared out layer by layer down to the features.",
+        paper="Bach et al., PLoS ONE 2015; Montavon et al., 2019",
+        needs=_GRADIENT,
+    )
+    yield ExplainerSpec(
         name="class-mean",
         target="earwitness_plugins.class_mean:ClassMean",
         summary="What recordings of the target class have more of than the others; the smallest fitted explainer.",
@@ -203,4 +210,9 @@ def earwitness_commands() -> Iterator[CommandSpec]:
         name="evaluate-classifier",
         target="earwitness_plugins.classifiers.evaluate_command:evaluate_classifier",
         summary="How often a classifier is right on a data set.",
+    )
+    yield CommandSpec(
+        name="audit",
+        target="earwitness_plugins.lrp.command:audit",
+        summary="Which rule LRP has for each module, what is uncovered, and where relevance goes.",
     )

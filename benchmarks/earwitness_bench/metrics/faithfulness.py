@@ -40,7 +40,7 @@ class OwnMask:
             "mean_mask": context.rendering.mean_mask,
             "kept_energy": context.rendering.kept_energy,
         }
-        silent = _silent(context)
+        silent = context.scene.silent
         return {name: values.masked_fill(silent, torch.nan) for name, values in columns.items()}
 
 
@@ -82,16 +82,10 @@ class MatchedBudget:
             "AG": formulas.average_gain(p, p_heard),
             "Fid-In": torch.stack(agrees, 1),
         }
-        silent = _silent(context)[:, None]
+        silent = context.scene.silent[:, None]
         return {
             f"{name}@{self.form}": Curve(self.budgets, y.masked_fill(silent, torch.nan)) for name, y in values.items()
         }
-
-
-def _silent(context: Context) -> Tensor:
-    """Rows (B,) in which there is nothing to hear, and so nothing to score."""
-    waveforms = context.batch.waveforms
-    return waveforms.amax(1) == waveforms.amin(1)
 
 
 def matched_budget_soft(*, budgets: Sequence[float] = BUDGETS) -> MatchedBudget:

@@ -171,7 +171,7 @@ class PatchFlipping:
         scores = formulas.patch_means(_map_on_canvas(context.scene, explanation), grid)
         places = formulas.cell_ranks(formulas.ranked(scores, _ties(context, grid)), grid)
         curves = self.curves(canvas, places, _probability(context.classifier, explanation.target))
-        silent = _silent(context)
+        silent = context.scene.silent
         columns: dict[str, Tensor | Curve] = {
             name: Curve(curve.x, _without(curve.y, silent)) for name, curve in curves.items()
         }
@@ -260,7 +260,7 @@ class ThesisAUPC:
         counts = formulas.equal_steps(grid.n_cells, min(self.n_steps, grid.n_cells))
         honest = canvas.answers(places, [(0, n) for n in counts], read, self.chunk_rows)
         x = torch.tensor(counts, dtype=torch.float64) / grid.n_cells
-        undefined = ~selected.any(1) | _silent(context)
+        undefined = ~selected.any(1) | context.scene.silent
         return {
             "aupc_thesis": _without(coded, undefined),
             "aupc_true_fraction": Curve(x, _without(honest, undefined)),
@@ -316,12 +316,6 @@ def _probability(classifier: AudioClassifier, target: Tensor) -> Read:
 
 def _rectified_logit(target: Tensor) -> Read:
     return lambda logits, rows: logits.gather(1, target[rows, None])[:, 0].clamp_min(0)
-
-
-def _silent(context: Context) -> Tensor:
-    """Rows (B,) in which there is nothing to remove."""
-    waveforms = context.batch.waveforms
-    return waveforms.amax(1) == waveforms.amin(1)
 
 
 def _without(values: Tensor, undefined: Tensor) -> Tensor:

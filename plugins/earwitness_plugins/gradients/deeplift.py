@@ -30,8 +30,9 @@ from earwitness_plugins.gradients.inputs import (
 _NO_CHANGE = 1e-6
 """Where a unit's input changes by less, its derivative stands for the ratio, which float32 would only make noise of."""
 
-_HELD = 4
-"""The input goes through together with its reference, and each activation's input and output are kept beside it."""
+_HELD = 8
+"""What a row takes over its hidden maps: its reference goes through too, and Captum copies all that activations see and
+say (measured on the packaged CNN: 7)."""
 
 
 class DeepLift:

@@ -137,7 +137,7 @@ def _own_rules(rules: Mapping[str, Rule], layers: Mapping[str, nn.Module]) -> di
         if key is None:
             raise ConfigurationError(
                 f"The composite has no rule for layer {name!r} ({type(layer).__name__}). Add one by its name, or by "
-                f"its type, for example {type(layer).__name__} = \"epsilon\"."
+                f'its type, for example {type(layer).__name__} = "epsilon".'
             )
         assigned[name] = rules[key]
         matched.add(key)

@@ -46,8 +46,8 @@ class LRP:
     Notes
     -----
     Diagnostics: ``conservation_gap`` is |sum of relevance - start| / |start|, and ``unstable`` is 1 where the sum of
-    |relevance| is more than ten times |start|: there the map is what is left of large numbers that cancel out. The start
-    is the logit, the evidence or 1; for the patches of a clip, see
+    |relevance| is more than ten times |start|: there the map is what is left of large numbers that cancel out. Start is
+    the logit, the evidence or 1; for the patches of a clip, see
     :func:`~earwitness_plugins.lrp.start.starting_relevance`.
     """
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,16 +71,14 @@ def _pairs(network: nn.Module, probe: Tensor) -> tuple[dict[str, str], Tensor]:
             handle.remove()
     layers, norms = Counter(layer for layer, _ in eaten), Counter(norm for _, norm in eaten)
     runs = Counter(made.values())
-    return {
-        layer: norm for layer, norm in eaten if layer and layers[layer] == norms[norm] == runs[layer] == 1
-    }, outputs
+    return {layer: norm for layer, norm in eaten if layer and layers[layer] == norms[norm] == runs[layer] == 1}, outputs
 
 
 def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module:
     """In float64, because small variances make large weights."""
-    fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+    fuse: Any = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
     dtype = next(layer.parameters()).dtype
-    fused: nn.Module = fuse(copy.deepcopy(layer).double(), copy.deepcopy(norm).double())  # type: ignore[arg-type]
+    fused: nn.Module = fuse(copy.deepcopy(layer).double(), copy.deepcopy(norm).double())
     return fused.to(dtype)
 
 

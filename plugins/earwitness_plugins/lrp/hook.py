@@ -11,8 +11,10 @@ from zennit.core import BasicHook, Hook, ParamMod
 
 from earwitness.errors import NotApplicableError
 from earwitness_plugins.lrp.ledger import Ledger, Line, total
+from earwitness_plugins.lrp.numerics import Numerics
 from earwitness_plugins.lrp.operations import cells_of_signals
-from earwitness_plugins.lrp.rules import Gamma, Numerics, Rule, describe
+from earwitness_plugins.lrp.rules import Rule, describe
+from earwitness_plugins.lrp.shortcuts import Shortcut
 
 
 class RuleHook(Hook):
@@ -40,6 +42,7 @@ class RuleHook(Hook):
         # A rule that puts something in the place of the input may do so only where there is an input.
         self._full.input_modifiers = [self._kept_to_signals(modify) for modify in self._full.input_modifiers]
         self._shortcut = rule.shortcut(numerics) if shortcuts else None
+        self._shortened = False
 
     def copy(self) -> RuleHook:
         """Itself: it belongs to one layer already."""
@@ -61,7 +64,10 @@ class RuleHook(Hook):
         signal = self.stored_tensors.pop("signal", None)
         if signal is None:
             return output
-        return _Ruled.apply(signal, output, lambda relevance: self.backward(module, (signal,), (relevance,))[0])
+        ruled: Tensor = _Ruled.apply(
+            signal, output, lambda relevance: self.backward(module, (signal,), (relevance,))[0]
+        )
+        return ruled
 
     def forward(self, module: nn.Module, input: tuple[Tensor, ...], output: Tensor) -> None:
         """Keep what the backward pass needs.
@@ -74,13 +80,16 @@ class RuleHook(Hook):
         if "input" in self.stored_tensors:
             raise NotApplicableError(used_twice(self._name, module))
         self.stored_tensors["input"] = input
-        if self._shortcut is not None and bool(input[0].amin() >= 0):
-            self.stored_tensors["positive"] = output.detach() > 0
+        self._shortened = self._shortcut is not None and self._holds(self._shortcut, input[0])
+        if self._shortened and self._shortcut is not None and self._shortcut.positive_outputs:
+            self.stored_tensors["not_positive"] = output.detach() <= 0
 
     def backward(self, module: nn.Module, grad_input: tuple[Any, ...], grad_output: tuple[Tensor, ...]) -> Any:
         """Relevance of the output -> relevance of the input."""
         relevance = grad_output[0]
-        hook = self._shortcut if self._shortcut is not None and self._may_shorten(relevance) else self._full
+        hook = self._full
+        if self._shortcut is not None and self._shortened and not self._comes_from_below(relevance):
+            hook = self._shortcut.hook
         hook.stored_tensors["input"] = self.stored_tensors["input"]
         passed = hook.backward(module, grad_input, grad_output)
         origin = self.stored_tensors.get("origin")
@@ -93,9 +102,9 @@ class RuleHook(Hook):
     def remove(self) -> None:
         """Forget the layer's input."""
         super().remove()
-        for hook in (self._full, self._shortcut):
-            if hook is not None:
-                hook.stored_tensors.clear()
+        self._full.stored_tensors.clear()
+        if self._shortcut is not None:
+            self._shortcut.hook.stored_tensors.clear()
 
     def _kept_to_signals(self, modify: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def modified(x: Tensor) -> Tensor:
@@ -104,12 +113,15 @@ class RuleHook(Hook):
 
         return modified
 
-    def _may_shorten(self, relevance: Tensor) -> bool:
-        positive = self.stored_tensors.get("positive")
-        if positive is None:
+    def _holds(self, shortcut: Shortcut, x: Tensor) -> bool:
+        if shortcut.unpadded and "origin" in self.stored_tensors:
             return False
-        # Gamma's branch for negative outputs is left out: nothing may come from there.
-        return not isinstance(self._rule, Gamma) or not bool((relevance != 0).logical_and_(~positive).any())
+        return not shortcut.non_negative or bool(x.amin() >= 0)
+
+    def _comes_from_below(self, relevance: Tensor) -> bool:
+        """Whether relevance arrives at an output <= 0."""
+        not_positive = self.stored_tensors.get("not_positive")
+        return not_positive is not None and bool((relevance != 0).logical_and_(not_positive).any())
 
     def _line(self, module: nn.Module, relevance: Tensor, passed: Tensor) -> Line:
         x = self.stored_tensors["input"][0].detach()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from earwitness_plugins.lrp.composites import Composite
 from earwitness_plugins.lrp.folding import fold_by_order_of_execution
 from earwitness_plugins.lrp.hook import RuleHook, used_twice
 from earwitness_plugins.lrp.ledger import Ledger
+from earwitness_plugins.lrp.numerics import Numerics
 from earwitness_plugins.lrp.operations import Operation, Operations
-from earwitness_plugins.lrp.rules import Numerics, Rule
+from earwitness_plugins.lrp.rules import Rule
 
 WEIGHTED: tuple[type[nn.Module], ...] = (
     nn.Conv1d,
@@ -45,7 +47,7 @@ class RuledNetwork:
     rules : dict of str to Rule
         By dotted name, in the order in which the layers run.
     operations : tuple of Operation
-        Everything else that happened to a signal on the probe.
+        See :class:`Inspection`.
     numerics : Numerics
     last_bias : Tensor (C,) or None
         That of the layer whose outputs are the logits; None if there is none, or they are not a layer's outputs.
@@ -64,7 +66,7 @@ class RuledNetwork:
     def of(
         cls, network: nn.Module, probe: Tensor, composite: Composite, numerics: Numerics, *, name: str = "the network"
     ) -> RuledNetwork:
-        """Copy, unwrap, fold, look and assign the rules.
+        """Copy, unwrap, fold, look (see :class:`Inspection`) and assign the rules.
 
         Parameters
         ----------
@@ -84,19 +86,11 @@ class RuledNetwork:
         ConfigurationError
             The composite names a layer that does not exist, or leaves one without a rule.
         """
-        copied = _own_copy(network, name)
-        with torch.no_grad():
-            expected = copied(probe.clone())
-        folded = fold_by_order_of_execution(prepared(copied, probe), probe)
-        look = _Look.at(folded, probe)
-        refusals = [*look.reasons, *(f"{operation}: {operation.treatment[9:]}" for operation in look.refused)]
-        if not _alike(look.outputs, expected):
-            refusals.append("it changes tensors in place and goes on with another name for them")
-        if refusals:
-            listed = "; ".join(dict.fromkeys(refusals))
+        found = Inspection.of(network, probe, name=name)
+        if found.refusals:
+            listed = "; ".join(found.refusals)
             raise NotApplicableError(f"LRP does not handle {name}: {listed}. Use another method for this classifier.")
-        rules = composite.assign({layer: folded.get_submodule(layer) for layer in look.weighted})
-        return cls(folded, rules, tuple(look.operations), numerics, look.last_bias)
+        return cls(found.network, composite.assign(found.weighted), found.operations, numerics, found.last_bias)
 
     @contextmanager
     def run(self, inputs: Tensor, *, layer: str | None = None, ledger: Ledger | None = None) -> Iterator[Run]:
@@ -153,50 +147,91 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
-    """What a forward pass shows: which weighted layers see a signal, what else happens, and what cannot be handled."""
+class Inspection:
+    """What a forward pass shows.
 
-    outputs: Tensor
-    weighted: list[str]
-    operations: list[Operation]
-    refused: list[Operation]
-    reasons: list[str]
+    Attributes
+    ----------
+    network : nn.Module
+        A copy, unwrapped, with batch norm folded where that changes nothing.
+    operations : tuple of Operation
+        What happens to a signal, in order, the weighted layers included.
+    refusals : tuple of str
+        All that LRP does not handle, each with its reason.
+    last_bias : Tensor (C,) or None
+        See :class:`RuledNetwork`.
+    """
+
+    network: nn.Module
+    operations: tuple[Operation, ...]
+    refusals: tuple[str, ...]
     last_bias: Tensor | None
 
+    @property
+    def weighted(self) -> dict[str, nn.Module]:
+        """The layers that need a rule, by name, in the order in which they run."""
+        names = dict.fromkeys(operation.name for operation in self.operations if operation.treatment == "rule")
+        return {name: self.network.get_submodule(name) for name in names}
+
     @classmethod
-    def at(cls, network: nn.Module, probe: Tensor) -> _Look:
-        weighted = {name: module for name, module in network.named_modules() if isinstance(module, WEIGHTED)}
-        reached: Counter[str] = Counter()
+    def of(cls, network: nn.Module, probe: Tensor, *, name: str = "the network") -> Inspection:
+        """Copy, unwrap, fold and look.
 
-        def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                reached[name] += inputs[0].requires_grad
+        Parameters
+        ----------
+        network : nn.Module
+            In evaluation mode; left as it is.
+        probe : Tensor (N, ...)
+            An input, to see what runs.
+        name : str
+            For errors.
 
-            return hook
+        Raises
+        ------
+        NotApplicableError
+            The network has scripted modules.
+        """
+        copied = _own_copy(network, name)
+        with torch.no_grad():
+            expected = copied(probe.clone())
+        folded = fold_by_order_of_execution(prepared(copied, probe), probe)
+        layers = {layer: module for layer, module in folded.named_modules() if isinstance(module, WEIGHTED)}
+        seen, outputs, last = _watched(folded, probe, layers)
+        runs = Counter(operation.name for operation in seen if operation.treatment == "rule")
+        refusals = [used_twice(layer, layers[layer]) for layer, count in runs.items() if count > 1]
+        refusals += [reason for layer in runs if (reason := _unusable(layer, layers[layer]))]
+        refusals += [f"{what}: {what.treatment[9:]}" for what in seen if what.is_refused]
+        refusals += _custom_functions(outputs)
+        if not runs:
+            refusals.append("no layer with weights depends on the input")
+        if not _alike(outputs.detach(), expected):
+            refusals.append("it changes tensors in place and goes on with another name for them")
+        return cls(folded, tuple(seen), tuple(dict.fromkeys(refusals)), getattr(last, "bias", None))
 
-        made: list[tuple[Tensor, nn.Module]] = []
-        handles = [module.register_forward_pre_hook(note(name)) for name, module in weighted.items()]
-        handles += [
-            module.register_forward_hook(lambda module, _inputs, output: made.append((output, module)))
-            for module in weighted.values()
-        ]
+
+def _watched(
+    network: nn.Module, probe: Tensor, layers: Mapping[str, nn.Module]
+) -> tuple[list[Operation], Tensor, nn.Module | None]:
+    """What happens in a pass; the logits; and the layer whose output they are, if there is one."""
+    made: list[tuple[Tensor, nn.Module]] = []
+    handles = []
+    with torch.inference_mode(False), torch.enable_grad(), _Places(network) as places:
+        operations = Operations(Numerics(1e-6, False), places.outside_of(layers))
+
+        def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0].requires_grad:
+                operations.seen.append(Operation(f"{name} ({type(module).__name__})", name, "rule"))
+
+        for name, layer in layers.items():
+            handles.append(layer.register_forward_pre_hook(partial(note, name)))
+            handles.append(layer.register_forward_hook(lambda module, _inputs, output: made.append((output, module))))
         try:
-            with torch.inference_mode(False), torch.enable_grad(), _Places(network) as places:
-                operations = Operations(Numerics(1e-6, False), places.outside_of(weighted))
-                with operations:
-                    outputs = network(probe.detach().clone().requires_grad_())
+            with operations:
+                outputs = network(probe.detach().clone().requires_grad_())
         finally:
             for handle in handles:
                 handle.remove()
-        reasons = [used_twice(name, weighted[name]) for name, count in reached.items() if count > 1]
-        reasons += [reason for name in reached if (reason := _unusable(name, weighted[name]))]
-        reasons += _custom_functions(outputs)
-        order = [name for name, count in reached.items() if count]
-        if not order:
-            reasons.append("no layer with weights sees the input")
-        last = next((module for output, module in made if output is outputs), None)
-        bias = getattr(last, "bias", None)
-        return cls(outputs.detach(), order, operations.seen, operations.refused, reasons, bias)
+    return operations.seen, outputs, next((module for output, module in made if output is outputs), None)
 
 
 class _Places:
@@ -309,7 +344,9 @@ def _unusable(name: str, module: nn.Module) -> str:
 
 def _custom_functions(outputs: Tensor) -> list[str]:
     """Functions with a gradient of their own, which torch does not let us see."""
-    waiting, known, found = [outputs.grad_fn], set(), []
+    waiting: list[Any] = [outputs.grad_fn]
+    known: set[Any] = set()
+    found = []
     while waiting:
         node = waiting.pop()
         if node is None or node in known:

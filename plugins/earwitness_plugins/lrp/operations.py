@@ -29,32 +29,26 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from earwitness_plugins.lrp.ledger import Ledger, Line, total
-from earwitness_plugins.lrp.rules import Numerics
+from earwitness_plugins.lrp.numerics import Numerics
 
-_AVERAGES = frozenset(
-    ("mean sum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-     "interpolate").split()
-)  # fmt: skip
-_WINNERS = frozenset(
-    ("max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
-     "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices amax max maximum").split()
-)  # fmt: skip
-_ACTIVATIONS = frozenset(
-    ("relu relu6 leaky_relu prelu elu selu celu gelu silu mish softplus hardtanh hardswish tanh clamp clamp_min "
-     "clamp_max batch_norm").split()
-)  # fmt: skip
-_SQUASHING = frozenset(("sigmoid", "hardsigmoid"))
-_MOVES = frozenset(
-    ("view reshape view_as reshape_as flatten unflatten ravel permute transpose swapaxes movedim moveaxis t squeeze "
-     "unsqueeze expand expand_as broadcast_to repeat tile cat concat concatenate stack split chunk tensor_split unbind "
-     "__getitem__ select narrow index_select take_along_dim gather roll flip unfold contiguous clone to float double "
-     "type type_as pad constant_pad_nd dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
-     "pixel_shuffle pixel_unshuffle channel_shuffle as_subclass alias T mT").split()
-)  # fmt: skip
-_SUMS = frozenset(("add", "sub", "subtract", "rsub", "__rsub__", "__radd__"))
-_PRODUCTS = frozenset(("mul", "multiply", "div", "divide", "true_divide", "neg", "negative"))
-_JOINS = frozenset(("pad", "constant_pad_nd", "cat", "concat", "concatenate", "stack"))
-_RANDOM = frozenset(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"))
+_NAMES = {
+    "moves": "view reshape view_as reshape_as flatten unflatten ravel permute transpose swapaxes movedim moveaxis t "
+    "squeeze unsqueeze expand expand_as broadcast_to repeat tile split chunk tensor_split unbind __getitem__ "
+    "select narrow index_select take_along_dim gather roll flip unfold contiguous clone to float double type type_as "
+    "pixel_shuffle pixel_unshuffle channel_shuffle alias T mT",
+    "dropout": "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout",
+    "joins": "pad constant_pad_nd cat concat concatenate stack",
+    "winner": "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+    "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices amax max maximum",
+    "passes": "relu relu6 leaky_relu prelu elu selu celu gelu silu mish softplus hardtanh hardswish tanh clamp "
+    "clamp_min clamp_max batch_norm",
+    "squashes": "sigmoid hardsigmoid",
+    "proportional": "mean sum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_avg_pool3d interpolate",
+    "adds": "add sub subtract rsub __rsub__ __radd__",
+    "multiplies": "mul multiply div divide true_divide neg negative",
+}
+_KINDS = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 
 
 _Change = Callable[[Tensor], Tensor]
@@ -62,21 +56,26 @@ _Change = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Operation:
-    """A torch function that met a signal outside of the weighted layers.
+    """A torch function that met a signal outside of the weighted layers, or such a layer.
 
     Attributes
     ----------
     where : str
         Dotted name and type of the module that called it.
     name : str
-        Of the function.
+        Of the function, or of the layer.
     treatment : str
-        See the table above; for ``"refused"`` with the reason.
+        See the table above, and ``"rule"`` for a weighted layer; for ``"refused"`` with the reason.
     """
 
     where: str
     name: str
     treatment: str
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether there is no treatment for it."""
+        return self.treatment.startswith("refused")
 
     def __str__(self) -> str:
         return f"{self.name} in {self.where}"
@@ -125,8 +124,8 @@ class Operations(TorchFunctionMode):
     Attributes
     ----------
     seen : list of Operation
-        Every call with a signal, in order. The refused ones ran as they are, so the relevance behind them is wrong: look
-        at :attr:`refused` before using it.
+        Every call with a signal, in order. The refused ones ran as they are, so the relevance behind them is wrong:
+        look at :attr:`refused` before using it.
     """
 
     def __init__(self, numerics: Numerics, where: Callable[[], str | None], ledger: Ledger | None = None) -> None:
@@ -137,7 +136,7 @@ class Operations(TorchFunctionMode):
     @property
     def refused(self) -> list[Operation]:
         """The calls that have no treatment."""
-        return [operation for operation in self.seen if operation.treatment.startswith("refused")]
+        return [operation for operation in self.seen if operation.is_refused]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -159,33 +158,38 @@ class Operations(TorchFunctionMode):
         return result
 
     def _treated(self, call: _Call, signals: list[Tensor], where: str) -> tuple[Any, str]:
-        key = call.key
-        reason = _reason_against(call)
+        """The result, and what was done; an empty text for what does not concern the relevance."""
+        reason, kind = _reason_against(call), _KINDS.get(call.key)
         if reason:
             return call(), f"refused: {reason}"
-        if key in _JOINS and (origin := _origin(call)) is not None:
-            return self._joined(call, origin, where), "moves"
-        if key in _MOVES:
-            return _marked_alike(call(), signals), "moves"
-        if key in _WINNERS and not _has_constant(call, signals):
-            return call(), "winner"
-        if key in _ACTIVATIONS or key in _WINNERS:
-            return _pass(signals[0], call.detached()), "passes"
-        if key in _SQUASHING:
-            return _mark(_pass(signals[0], call.detached())), "passes"
-        if key in _AVERAGES:
-            return self._proportional(call, where), "proportional"
-        if key in _SUMS:
-            return self._sum(call, signals, where)
-        if key in _PRODUCTS:
-            return _product(call, signals)
-        result = call()
-        carried = list(_signals(result))
-        return result, "refused: LRP has no rule for it" if carried else ""
+        match kind:
+            case "moves" | "dropout":
+                found = _marked_alike(call(), signals), "moves"
+            case "joins":
+                found = self._joined(call, where), "moves"
+            case "winner" if not _has_constant(call, signals):
+                found = call(), "winner"
+            case "passes" | "winner":
+                found = _pass(signals[0], call.detached()), "passes"
+            case "squashes":
+                found = _mark(_pass(signals[0], call.detached())), "passes"
+            case "proportional":
+                found = self._proportional(call, where), "proportional"
+            case "adds":
+                found = self._sum(call, signals, where)
+            case "multiplies":
+                found = _product(call, signals)
+            case _:
+                result = call()
+                found = result, "refused: LRP has no rule for it" if next(_signals(result), None) is not None else ""
+        return found
 
-    def _joined(self, call: _Call, origin: Tensor, where: str) -> Tensor:
-        """Signals together with constants, such as padding. Relevance of a constant stays there, as a bias' share."""
+    def _joined(self, call: _Call, where: str) -> Tensor:
+        """Signals together, perhaps with constants such as padding, whose relevance stays there, as a bias' share."""
         result: Tensor = call()
+        origin = _origin(call)
+        if origin is None:
+            return result
         if bool((result.detach()[origin == 0] == 0).all()):
             # A rule that looks at the weights alone must not count padding as an input; see `cells_of_signals`.
             result._lrp_origin = origin  # type: ignore[attr-defined]
@@ -281,7 +285,7 @@ def _product(call: _Call, signals: list[Tensor]) -> tuple[Any, str]:
 
 def _reason_against(call: _Call) -> str:
     """Why a call is refused although its function has a treatment; empty if it is not."""
-    if call.key in _RANDOM and bool((call.replacing(torch.ones_like).detached() != 1).any()):
+    if _KINDS.get(call.key) == "dropout" and bool((call.replacing(torch.ones_like).detached() != 1).any()):
         return "dropout that is not switched off is random"
     if call.key == "batch_norm" and (call.args[5:6] == (True,) or call.kwargs.get("training")):
         return "batch norm without running statistics mixes the clips of a batch"

@@ -14,8 +14,8 @@ from earwitness.classifier import AudioClassifier
 from earwitness.errors import AudioError, ClassifierError, ConfigurationError, NotApplicableError
 from earwitness_plugins.lrp.composites import DEFAULT, composite_of
 from earwitness_plugins.lrp.ledger import Ledger
-from earwitness_plugins.lrp.network import Run, RuledNetwork
-from earwitness_plugins.lrp.rules import Numerics
+from earwitness_plugins.lrp.network import RuledNetwork, Run
+from earwitness_plugins.lrp.numerics import Numerics
 from earwitness_plugins.lrp.start import Start, check_start, starting_relevance
 
 STABILISER = 1e-7
@@ -123,10 +123,8 @@ class Propagation:
         state = [(tensor.data_ptr(), tensor._version) for tensor in classifier.network.state_dict().values()]
         known = self._known.get(classifier.network)
         if known is None or known[0] != state:
-            probe = _network_inputs(classifier, features[:1].detach())[:2]
-            ruled = RuledNetwork.of(
-                classifier.network, probe, self.composite, self.numerics, name=classifier.name
-            )
+            probe = network_inputs(classifier, features[:1].detach())[:2]
+            ruled = RuledNetwork.of(classifier.network, probe, self.composite, self.numerics, name=classifier.name)
             known = self._known[classifier.network] = (state, ruled)
         return known[1]
 
@@ -176,8 +174,9 @@ class Propagation:
             See :meth:`attribute`; or there is no such layer, it runs twice, or the logits do not depend on it.
         """
         with self._run(classifier, features, target, layer=layer) as (run, leaf, start):
+            assert run.hidden is not None  # the layer was asked for
             found = torch.autograd.grad(run.outputs, run.hidden, start, retain_graph=True, allow_unused=True)[0]
-            if run.hidden is None or found is None:
+            if found is None:
                 raise ClassifierError(f"No relevance reaches layer {layer!r} of {classifier.name}. Name another.")
             explained = _explained(start, target)
             yield HiddenRelevance(run.hidden.detach(), found, explained, run, leaf, start)
@@ -198,7 +197,7 @@ class Propagation:
         ruled = self.network(classifier, features)
         with torch.inference_mode(False), torch.enable_grad():
             leaf = features.detach().clone().requires_grad_(True)
-            inputs = _network_inputs(classifier, leaf)
+            inputs = network_inputs(classifier, leaf)
             with ruled.run(inputs, layer=layer, ledger=ledger) as run:
                 if not run.outputs.requires_grad:
                     raise NotApplicableError(f"The logits of {classifier.name} do not depend on its features.")
@@ -206,7 +205,7 @@ class Propagation:
                 yield run, leaf, starting_relevance(classifier, run.outputs, target, self.start, bias=bias)
 
 
-def _network_inputs(classifier: AudioClassifier, features: Tensor) -> Tensor:
+def network_inputs(classifier: AudioClassifier, features: Tensor) -> Tensor:
     """What the network eats: the features, or the patches of all clips, (B·P, ...). Patches that overlap hand their
     relevance back to the same features, where it adds up."""
     if classifier.segmenter is None:

@@ -1,62 +1,32 @@
 """The rules that pass relevance down through one weighted layer: what each is, and Zennit's hook for it.
 
-Notation: x_j input, w_jk weight, b_k bias, z_k output, R_k relevance that arrives at the output, eps the stabiliser, which
-takes the sign of what it is added to; (.)+ and (.)- are the positive and negative part.
+Notation: x input, w weight, b bias, z output, R the relevance that arrives at the output, eps the stabiliser, which has the
+sign of what it is added to; + and - behind a letter are its positive and negative part.
 
-========== ============================================================================================= ==============
-epsilon    R_j = sum_k x_j w_jk R_k / (z_k + eps)                                                        Bach et al. 2015
-gamma      where z_k > 0, x+ meets w + gamma w+ and x- meets w + gamma w-; where z_k < 0, the reverse     Andéol et al. 2021
-zplus      x+ w+ and x- w- only: contributions that speak for the output                                 Montavon et al. 2017
-alpha-beta alpha times the share in the positive contributions - beta times that in the negative ones    Bach et al. 2015
-zbox       x w - low w+ - high w-, for inputs known to lie between low and high                          Montavon et al. 2017
-wsquare    w squared: what the weights are, not what the input is                                        Montavon et al. 2017
-flat       the same share for every input                                                                Lapuschkin et al. 2019
-========== ============================================================================================= ==============
+========== ===================================================================================== ======================
+epsilon    x w R / (z + eps), summed over outputs                                                Bach et al., 2015
+gamma      where z > 0, x+ meets w + gamma w+, x- meets w + gamma w-; where z < 0, the reverse   Andéol et al., 2021
+zplus      x+ w+ and x- w- only: contributions that speak for the output                         Montavon et al., 2017
+alpha-beta alpha · share in positive contributions - beta · share in negative ones               Bach et al., 2015
+zbox       x w - low w+ - high w-, for inputs known to lie between low and high                  Montavon et al., 2017
+wsquare    w squared: what the weights are, not what the input is                                Montavon et al., 2017
+flat       the same share for every input                                                        Lapuschkin et al., 2019
+========== ===================================================================================== ======================
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
 from zennit import rules as zennit_rules
 from zennit.core import BasicHook
 
 from earwitness.errors import ConfigurationError, nearest
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """What all layers share.
-
-    Attributes
-    ----------
-    stabiliser : float, > 0
-        Added to every denominator, with its sign.
-    zero_bias : bool
-        Biases get no share of the relevance, so that it all reaches the input (Zennit's ``zero_params="bias"``).
-    """
-
-    stabiliser: float
-    zero_bias: bool
-
-    @property
-    def zero_params(self) -> list[str] | None:
-        """In Zennit's form."""
-        return ["bias"] if self.zero_bias else None
-
-    def stabilised(self, values: Tensor) -> Tensor:
-        """Away from zero by the stabiliser; zero itself goes up."""
-        return self.offset(values).add_(values)
-
-    def offset(self, values: Tensor) -> Tensor:
-        """What :meth:`stabilised` adds, of the shape of ``values``."""
-        stabiliser = torch.full((), self.stabiliser, dtype=values.dtype, device=values.device)
-        return torch.copysign(stabiliser, values + 0.0)  # -0.0 + 0.0 = 0.0
-
+from earwitness_plugins.lrp.numerics import Numerics
+from earwitness_plugins.lrp.shortcuts import SharedWSquare, Shortcut, SummedFlat, one_branch
 
 Share = tuple[Tensor | float, Tensor]
 """A part of a rule: its coefficient (or one for each output), and the numerator that relevance is divided by."""
@@ -69,25 +39,14 @@ class Rule(Protocol):
         """Zennit's hook."""
         ...
 
-    def shortcut(self, numerics: Numerics) -> BasicHook | None:
-        """A hook of fewer branches, with the same result for inputs >= 0; None if there is nothing to gain."""
+    def shortcut(self, numerics: Numerics) -> Shortcut | None:
+        """A faster hook with the same result where it is valid; None if there is none."""
         ...
 
     def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
         """The rule's parts, from the outputs of the branches of :meth:`hook`: relevance R at the output leaves the
         coefficient times R · numerator / stabilised numerator for each part."""
         ...
-
-
-def _one_branch(modifier: Any, numerics: Numerics) -> BasicHook:
-    """Input times the share by one set of modified weights."""
-    return BasicHook(
-        input_modifiers=[lambda x: x],
-        param_modifiers=[modifier],
-        output_modifiers=[lambda z: z],
-        gradient_mapper=lambda relevance, z: [relevance / numerics.stabilised(z[0])],
-        reducer=lambda x, gradients: x[0] * gradients[0],
-    )
 
 
 @dataclass(frozen=True)
@@ -127,11 +86,10 @@ class Gamma:
         """See :class:`Rule`."""
         return zennit_rules.Gamma(self.gamma, numerics.stabiliser, numerics.zero_params)
 
-    def shortcut(self, numerics: Numerics) -> BasicHook:
-        """See :class:`Rule`; here no relevance may arrive at outputs <= 0 either."""
-        return _one_branch(
-            zennit_rules.GammaMod(self.gamma, min=0.0, zero_params=numerics.zero_params), numerics
-        )
+    def shortcut(self, numerics: Numerics) -> Shortcut:
+        """One branch of five, bit by bit the same."""
+        hook = one_branch(zennit_rules.GammaMod(self.gamma, min=0.0, zero_params=numerics.zero_params), numerics)
+        return Shortcut(hook, non_negative=True, positive_outputs=True)
 
     def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
         """See :class:`Rule`."""
@@ -147,9 +105,10 @@ class ZPlus:
         """See :class:`Rule`."""
         return zennit_rules.ZPlus(numerics.stabiliser, numerics.zero_params)
 
-    def shortcut(self, numerics: Numerics) -> BasicHook:
-        """See :class:`Rule`."""
-        return _one_branch(zennit_rules.ClampMod(min=0.0, zero_params=numerics.zero_params), numerics)
+    def shortcut(self, numerics: Numerics) -> Shortcut:
+        """One branch of two."""
+        hook = one_branch(zennit_rules.ClampMod(min=0.0, zero_params=numerics.zero_params), numerics)
+        return Shortcut(hook, non_negative=True)
 
     def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
         """See :class:`Rule`."""
@@ -174,9 +133,9 @@ class AlphaBeta:
         # Zennit compares alpha - beta with 1 exactly.
         return zennit_rules.AlphaBeta(1 + self.beta, self.beta, numerics.stabiliser, numerics.zero_params)
 
-    def shortcut(self, numerics: Numerics) -> BasicHook:
-        """See :class:`Rule`."""
-        return BasicHook(
+    def shortcut(self, numerics: Numerics) -> Shortcut:
+        """Two branches of four."""
+        hook = BasicHook(
             input_modifiers=[lambda x: x] * 2,
             param_modifiers=[
                 zennit_rules.ClampMod(min=0.0, zero_params=numerics.zero_params),
@@ -186,6 +145,7 @@ class AlphaBeta:
             gradient_mapper=lambda relevance, z: [relevance / numerics.stabilised(part) for part in z],
             reducer=lambda x, gradients: (1 + self.beta) * x[0] * gradients[0] - self.beta * x[1] * gradients[1],
         )
+        return Shortcut(hook, non_negative=True)
 
     def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
         """See :class:`Rule`."""
@@ -234,8 +194,9 @@ class WSquare:
         """See :class:`Rule`."""
         return zennit_rules.WSquare(numerics.stabiliser, numerics.zero_params)
 
-    def shortcut(self, numerics: Numerics) -> None:
-        """See :class:`Rule`."""
+    def shortcut(self, numerics: Numerics) -> Shortcut:
+        """One denominator for all rows."""
+        return Shortcut(SharedWSquare(numerics.stabiliser, numerics.zero_params), unpadded=True)
 
     def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
         """See :class:`Rule`."""
@@ -250,8 +211,9 @@ class Flat:
         """See :class:`Rule`."""
         return zennit_rules.Flat(numerics.stabiliser, numerics.zero_params)
 
-    def shortcut(self, numerics: Numerics) -> None:
-        """See :class:`Rule`."""
+    def shortcut(self, numerics: Numerics) -> Shortcut:
+        """One denominator for all rows, one channel for all."""
+        return Shortcut(SummedFlat(numerics.stabiliser, numerics.zero_params), unpadded=True)
 
     def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
         """See :class:`Rule`."""

@@ -13,8 +13,8 @@ from earwitness.errors import ClassifierError, ConfigurationError, nearest
 from earwitness.pooling import POOLS
 
 Start = Literal["evidence", "logit", "one"]
-"""``"evidence"``: what the last layer's inputs add up to, that is the logit, less the last bias where biases have no share.
-A negative logit over a more negative bias speaks *for* its class, and starting from the logit would turn all signs.
+"""``"evidence"``: what the last layer's inputs add up to: the logit, less the last bias where biases have no share. A
+negative logit over a more negative bias speaks *for* its class, and starting from the logit would turn all signs.
 ``"logit"``: the logit itself, as in the papers. ``"one"``: 1 in its place."""
 
 
@@ -31,8 +31,8 @@ def starting_relevance(
     """Relevance of a network's outputs.
 
     A clip's patches have the relevance of their own logits, each weighted by its share of the pooled logit (see
-    :func:`patch_shares`). So evidence keeps its sign, and with the start ``"logit"`` the whole is the pooled logit where
-    the pool is ``mean`` or ``max``, or where there is one patch, and near it elsewhere.
+    :func:`patch_shares`). So evidence keeps its sign, and with the start ``"logit"`` the whole is the pooled logit
+    where the pool is ``mean`` or ``max``, or where there is one patch, and near it elsewhere.
 
     Parameters
     ----------
@@ -109,8 +109,8 @@ def _output_of(classifier: AudioClassifier, patches: Tensor, target: Tensor) -> 
         )
     if groups is None:
         return target
-    pooled = patches[:, 0] if patches.shape[1] == 1 else POOLS[classifier.pool](
-        patches, multilabel=classifier.multilabel
+    pooled = (
+        patches[:, 0] if patches.shape[1] == 1 else POOLS[classifier.pool](patches, multilabel=classifier.multilabel)
     )
     members = [torch.tensor(groups[int(row)], device=pooled.device) for row in target]
     return torch.stack([own[logits[own].argmax()] for own, logits in zip(members, pooled, strict=True)])

@@ -1,0 +1,98 @@
+"""Faster ways to the same relevance, each with the conditions under which it is the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from zennit import rules as zennit_rules
+from zennit.core import BasicHook
+
+from earwitness_plugins.lrp.numerics import Numerics
+
+_CONVOLVE = {nn.Conv1d: functional.conv1d, nn.Conv2d: functional.conv2d, nn.Conv3d: functional.conv3d}
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A faster hook, and where its result is the rule's.
+
+    Attributes
+    ----------
+    hook : BasicHook
+    non_negative : bool
+        Valid for inputs >= 0.
+    positive_outputs : bool
+        Valid if relevance arrives at outputs > 0 only, as from a ReLU.
+    unpadded : bool
+        Valid if no zeros were put beside the signal ahead of the layer.
+    """
+
+    hook: BasicHook
+    non_negative: bool = False
+    positive_outputs: bool = False
+    unpadded: bool = False
+
+
+def one_branch(modifier: Any, numerics: Numerics) -> BasicHook:
+    """Input times the share by one set of modified weights."""
+    return BasicHook(
+        input_modifiers=[lambda x: x],
+        param_modifiers=[modifier],
+        output_modifiers=[lambda z: z],
+        gradient_mapper=lambda relevance, z: [relevance / numerics.stabilised(z[0])],
+        reducer=lambda x, gradients: x[0] * gradients[0],
+    )
+
+
+class SummedFlat(zennit_rules.Flat):
+    """Zennit's rule, for convolutions with the channels summed ahead: all of them have the same weights, ones."""
+
+    def backward(self, module: Any, grad_input: Any, grad_output: tuple[Tensor, ...]) -> Any:
+        """Relevance of the output -> relevance of the input."""
+        if not isinstance(module, tuple(_CONVOLVE)):
+            return super().backward(module, grad_input, grad_output)
+        n_groups, n_channels = module.groups, module.in_channels // module.groups
+        relevance = grad_output[0].unflatten(1, (n_groups, -1)).sum(2)
+        x = self.stored_tensors["input"][0][:, :n_groups]
+        shared = _shared_by_weights(self, module, torch.ones_like(module.weight[:n_groups, :1]), relevance, x)
+        return ((shared / n_channels).repeat_interleave(n_channels, dim=1),)
+
+
+class SharedWSquare(zennit_rules.WSquare):
+    """Zennit's rule, for convolutions with one denominator for all rows, because it does not depend on the input."""
+
+    def __init__(self, stabiliser: float, zero_params: list[str] | None) -> None:
+        super().__init__(stabiliser, zero_params)
+        self._with_bias = zero_params is None
+
+    def backward(self, module: Any, grad_input: Any, grad_output: tuple[Tensor, ...]) -> Any:
+        """Relevance of the output -> relevance of the input."""
+        if not isinstance(module, tuple(_CONVOLVE)):
+            return super().backward(module, grad_input, grad_output)
+        bias = module.bias**2 if self._with_bias and module.bias is not None else None
+        x = self.stored_tensors["input"][0]
+        return (_shared_by_weights(self, module, module.weight**2, grad_output[0], x, bias),)
+
+
+def _shared_by_weights(
+    hook: BasicHook, module: Any, weight: Tensor, relevance: Tensor, x: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Relevance (N, out, ...) shared out by the weights of a convolution alone, for an input like ``x``."""
+    outputs = module._conv_forward(torch.ones_like(x[:1]), weight, bias)
+    weighted: Tensor = hook.gradient_mapper(relevance, [outputs])
+    reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    padded = isinstance(module.padding, tuple) and module.padding_mode == "zeros"
+    if padded and set(module.stride) == {1} and all(p <= r for p, r in zip(module.padding, reach, strict=True)):
+        # Backwards through a convolution of stride 1 is a convolution, too, and runs faster as one.
+        convolve = next(function for kind, function in _CONVOLVE.items() if isinstance(module, kind))
+        turned = weight.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1).flip(*range(2, weight.ndim))
+        back = tuple(r - p for p, r in zip(module.padding, reach, strict=True))
+        shared: Tensor = convolve(weighted, turned, None, 1, back, module.dilation, module.groups)
+        return shared
+    with torch.enable_grad():
+        ones = torch.ones_like(x).requires_grad_()
+        return torch.autograd.grad(module._conv_forward(ones, weight, None), ones, weighted)[0]
