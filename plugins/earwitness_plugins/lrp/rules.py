@@ -1,6 +1,6 @@
 """The rules that pass relevance down through one weighted layer: what each is, and Zennit's hook for it.
 
-Notation: x input, w weight, b bias, z output, R the relevance that arrives at the output, eps the stabiliser, which has the
+Notation: x input, w weight, b bias, z output, R relevance that arrives at the output, eps the stabiliser, which has the
 sign of what it is added to; + and - behind a letter are its positive and negative part.
 
 ========== ===================================================================================== ======================

@@ -57,9 +57,9 @@ class SummedFlat(zennit_rules.Flat):
             return super().backward(module, grad_input, grad_output)
         n_groups, n_channels = module.groups, module.in_channels // module.groups
         relevance = grad_output[0].unflatten(1, (n_groups, -1)).sum(2)
-        x = self.stored_tensors["input"][0][:, :n_groups]
-        shared = _shared_by_weights(self, module, torch.ones_like(module.weight[:n_groups, :1]), relevance, x)
-        return ((shared / n_channels).repeat_interleave(n_channels, dim=1),)
+        like = torch.full_like(self.stored_tensors["input"][0][:, :n_groups], n_channels)
+        shared = _shared_by_weights(self, module, torch.ones_like(module.weight[:n_groups, :1]), relevance, like)
+        return (shared.repeat_interleave(n_channels, dim=1),)
 
 
 class SharedWSquare(zennit_rules.WSquare):
@@ -74,15 +74,15 @@ class SharedWSquare(zennit_rules.WSquare):
         if not isinstance(module, tuple(_CONVOLVE)):
             return super().backward(module, grad_input, grad_output)
         bias = module.bias**2 if self._with_bias and module.bias is not None else None
-        x = self.stored_tensors["input"][0]
-        return (_shared_by_weights(self, module, module.weight**2, grad_output[0], x, bias),)
+        ones = torch.ones_like(self.stored_tensors["input"][0])
+        return (_shared_by_weights(self, module, module.weight**2, grad_output[0], ones, bias),)
 
 
 def _shared_by_weights(
     hook: BasicHook, module: Any, weight: Tensor, relevance: Tensor, x: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """Relevance (N, out, ...) shared out by the weights of a convolution alone, for an input like ``x``."""
-    outputs = module._conv_forward(torch.ones_like(x[:1]), weight, bias)
+    """Relevance (N, out, ...) shared out by the weights of a convolution alone; all rows of its input x are alike."""
+    outputs = module._conv_forward(x[:1], weight, bias)
     weighted: Tensor = hook.gradient_mapper(relevance, [outputs])
     reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
     padded = isinstance(module.padding, tuple) and module.padding_mode == "zeros"
@@ -94,5 +94,5 @@ def _shared_by_weights(
         shared: Tensor = convolve(weighted, turned, None, 1, back, module.dilation, module.groups)
         return shared
     with torch.enable_grad():
-        ones = torch.ones_like(x).requires_grad_()
-        return torch.autograd.grad(module._conv_forward(ones, weight, None), ones, weighted)[0]
+        leaf = x.detach().requires_grad_()
+        return torch.autograd.grad(module._conv_forward(leaf, weight, None), leaf, weighted)[0]
