@@ -87,7 +87,9 @@ def test_a_rule_is_its_slow_derivation_and_its_ledger_closes(rule: str, kind: st
     torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-10)
     (line,) = ledger.lines
     sums = [line.relevance_out, line.relevance_in, line.bias_share, line.stabiliser_share]
-    for side, by_hand in zip(sums, [relevance.flatten(1).sum(1), expected.flatten(1).sum(1), bias, stabiliser], strict=True):
+    for side, by_hand in zip(
+        sums, [relevance.flatten(1).sum(1), expected.flatten(1).sum(1), bias, stabiliser], strict=True
+    ):
         torch.testing.assert_close(side / scale, by_hand / scale, rtol=0, atol=1e-8)
     assert float(line.imbalance.max()) < 1e-6
     if zero_bias:
@@ -204,7 +206,7 @@ def test_a_whole_network_is_its_slow_derivation() -> None:
         nn.Linear(8, 3),
     ).double()
     randomise(network, seed=5)
-    network.eval()
+    network.eval().requires_grad_(False)
     x = seeded(2, 1, 8, 4)
     activations = [x]
     for module in network:

@@ -14,6 +14,17 @@ from torch import nn
 from earwitness.errors import ConfigurationError, nearest
 from earwitness_plugins.lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, ZPlus, parse_rule
 
+WEIGHTED: tuple[type[nn.Module], ...] = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+)
+"""What rules are for. A subclass counts if it computes the same."""
+
 Assignment = Callable[[Mapping[str, nn.Module]], dict[str, Rule]]
 """Weighted layers by name, in the order in which they run -> the rule of each."""
 
@@ -128,7 +139,7 @@ def composite_of(given: str | Mapping[str, object]) -> Composite:
 
 
 def _own_rules(rules: Mapping[str, Rule], layers: Mapping[str, nn.Module]) -> dict[str, Rule]:
-    types = {type(layer).__name__ for layer in layers.values()}
+    types = {type(layer).__name__ for layer in layers.values()} | {kind.__name__ for kind in WEIGHTED}
     matched: set[str] = set()
     assigned: dict[str, Rule] = {}
     for name, layer in layers.items():

@@ -12,29 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from zennit.core import Composite as ZennitComposite
 
 from earwitness.errors import ClassifierError, NotApplicableError, nearest
 from earwitness.folding import TOLERANCE, prepared
-from earwitness_plugins.lrp.composites import Composite
+from earwitness_plugins.lrp.composites import WEIGHTED, Composite
 from earwitness_plugins.lrp.folding import fold_by_order_of_execution
 from earwitness_plugins.lrp.hook import RuleHook, used_twice
 from earwitness_plugins.lrp.ledger import Ledger
 from earwitness_plugins.lrp.numerics import Numerics
 from earwitness_plugins.lrp.operations import Operation, Operations
 from earwitness_plugins.lrp.rules import Rule
-
-WEIGHTED: tuple[type[nn.Module], ...] = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Linear,
-)
-"""What rules are for. A subclass counts if it computes the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,11 +313,7 @@ def _own_copy(network: nn.Module, name: str) -> nn.Module:
         parent._compiled_call_impl = None  # `module.compile()`
         for child_name, child in list(parent.named_children()):
             setattr(parent, child_name, unwrapped(child))
-    for module in list(copied.modules()):
-        if parametrize.is_parametrized(module):
-            for parameter in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, parameter, leave_parametrized=True)
-    return copied.requires_grad_(False)
+    return copied
 
 
 def _unusable(name: str, module: nn.Module) -> str:
@@ -338,7 +322,10 @@ def _unusable(name: str, module: nn.Module) -> str:
     if type(module).forward is not kind.forward or "forward" in vars(module):
         return f"{name!r} ({type(module).__name__}) computes something else than {kind.__name__}"
     if "weight" not in module._parameters:
-        return f"the weight of {name!r} ({type(module).__name__}) is computed in each pass; make it a plain parameter"
+        return (
+            f"the weight of {name!r} ({type(module).__name__}) is no plain parameter; where it is computed in each pass, "
+            "torch.nn.utils.parametrize.remove_parametrizations leaves the result in its place"
+        )
     return ""
 
 

@@ -21,7 +21,7 @@ A signal is a tensor that depends on the network's input, that is one that requi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -83,14 +83,26 @@ class Operation:
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of a torch function; ``key`` is its bare name."""
+    """A call of a torch function; ``key`` is its bare name. What works in place works on a copy instead, because the
+    rules of other layers keep tensors that it would change."""
 
     function: Callable[..., Any]
     key: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    in_place: bool
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Call:
+        name = _bare_name(function)
+        underscored = name.endswith("_") and not name.endswith("__")
+        in_place = underscored or bool(kwargs.get("inplace")) or any(value is True for value in args)
+        return cls(function, name.rstrip("_") if underscored else name, args, kwargs, in_place)
 
     def __call__(self) -> Any:
+        first, *others = self.args or (None,)
+        if self.in_place and isinstance(first, Tensor):
+            return self.function(first.clone(), *others, **self.kwargs)
         return self.function(*self.args, **self.kwargs)
 
     def detached(self) -> Any:
@@ -104,7 +116,7 @@ class _Call:
             return signals(tensor) if tensor.requires_grad else constants(tensor)
 
         args = tuple(_replaced(value, change) for value in self.args)
-        return _Call(self.function, self.key, args, {k: _replaced(v, change) for k, v in self.kwargs.items()})
+        return replace(self, args=args, kwargs={k: _replaced(v, change) for k, v in self.kwargs.items()})
 
     @property
     def signals(self) -> list[Tensor]:
@@ -142,16 +154,13 @@ class Operations(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Called by torch in place of ``func``."""
-        call = _Call(func, _bare_name(func), args, kwargs or {})
         where = self._where()
+        if where is None:
+            return func(*args, **(kwargs or {}))
+        call = _Call.of(func, args, kwargs or {})
         signals = call.signals
-        if where is None or not signals:
-            return call()
-        in_place = call.key.endswith("_") and not call.key.endswith("__")
-        call = _Call(func, call.key.rstrip("_") if in_place else call.key, args, call.kwargs)
-        if in_place or call.kwargs.get("inplace") or any(value is True for value in args):
-            # On a copy: the rules of other layers keep tensors that it would change.
-            call = _Call(func, call.key, (_copied(args[0]), *args[1:]), call.kwargs)
+        if not signals:
+            return func(*args, **(kwargs or {}))
         result, treatment = self._treated(call, signals, where)
         if treatment:
             self.seen.append(Operation(where, call.key, treatment))
@@ -304,7 +313,7 @@ def _origin(call: _Call) -> Tensor | None:
     # Pads with zeros here, whatever the call pads with.
     n_args = {"pad": 3, "constant_pad_nd": 2}.get(call.key, len(call.args))
     kwargs = {key: value for key, value in call.kwargs.items() if key != "value"}
-    marked = _Call(call.function, call.key, call.args[:n_args], kwargs).replacing(torch.ones_like, torch.zeros_like)
+    marked = replace(call, args=call.args[:n_args], kwargs=kwargs).replacing(torch.ones_like, torch.zeros_like)
     origin: Tensor = marked.detached()
     return None if bool((origin == 1).all()) else origin
 
@@ -350,10 +359,6 @@ def _replaced(value: Any, change: _Change) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_replaced(item, change) for item in value)
     return value
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _bare_name(function: Callable[..., Any]) -> str:

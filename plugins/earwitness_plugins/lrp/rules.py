@@ -136,7 +136,7 @@ class AlphaBeta:
     def shortcut(self, numerics: Numerics) -> Shortcut:
         """Two branches of four."""
         hook = BasicHook(
-            input_modifiers=[lambda x: x] * 2,
+            input_modifiers=[lambda x: x, lambda x: x.clone()],  # two leaves: each has a gradient of its own
             param_modifiers=[
                 zennit_rules.ClampMod(min=0.0, zero_params=numerics.zero_params),
                 zennit_rules.ClampMod(max=0.0, zero_params=numerics.zero_params),
