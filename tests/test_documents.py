@@ -27,7 +27,7 @@ from earwitness.random import Random
 from earwitness.registry import Origin, Plugin, Registry, installed_plugins, registry
 from earwitness_bench.datasets.toy import Toy
 from earwitness_bench.runner import run_suite
-from earwitness_bench.suite import parse_suite
+from earwitness_bench.suite import load_suite, parse_suite
 from sounds import write_sound
 
 ROOT = Path(__file__).parent.parent
@@ -184,6 +184,21 @@ def test_the_suite_of_the_guide_runs(workplace: Path) -> None:
         summary = run_suite(suite, workplace / "results", registry=registry())
         assert not summary.failed
         assert summary.scored > 0
+
+
+def test_the_results_page_names_suites_and_methods_that_exist() -> None:
+    """Its commands take hours: here only what they name is looked up."""
+    page = (ROOT / "docs" / "results.md").read_text()
+    commands = [line.split() for language, content in blocks("docs/results.md") for line in content.splitlines()]
+    suites = [load_suite(words[2]) for words in commands if words[:2] == ["earwitness", "bench"]]
+    assert [suite.name for suite in suites] == ["methods", "methods-mixtures"]
+    offered = registry().shown_names("explainers")
+    for suite in suites:
+        for entry in suite.explainers:
+            assert entry.short_name in offered
+            assert page.count(f"| {entry.title} |") == 1 + len(suite.arenas) * len(
+                suites
+            )  # the summary, and each arena
 
 
 def test_the_data_set_of_the_guide_is_read(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,13 @@
     python benchmarks/perf/lrp.py
 
 16 clips. Plain Zennit registers its own rules by name on the unprepared network; where there is batch norm, with its
-canonizer, which merges it each time. Ours folds once, and takes one branch where inputs are >= 0.
+canonizer, which merges it each time. Ours folds once, and takes one branch where inputs are >= 0. The maps are compared
+on the folded network.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -28,7 +30,7 @@ STABILISED = {"stabilizer": STABILISER, "zero_params": ["bias"]}
 
 
 def main() -> None:
-    """Print the ratios, and how far the maps are apart."""
+    """Print the ratios, and how far the maps of the two are apart."""
     print(f"{torch.get_num_threads()} threads; ratio > 1: ours is faster (median of rounds, best)")
     toy, esc10 = toy_cnn(), esc10_cnn()
     thesis = (Flat(**STABILISED), *[Gamma(0.8, **STABILISED)] * 4)
@@ -47,12 +49,24 @@ def main() -> None:
             return propagation.attribute(fast, features, target).relevance  # noqa: B023  # called in this round
 
         theirs = zennit_alone(plain, features, target, convolutions)
-        difference = (ours() - theirs()).abs().amax((1, 2, 3)) / theirs().abs().amax((1, 2, 3))
-        median, best = ratios(theirs, ours, rounds=10)
+        median, best = ratios(theirs, ours, rounds=8)
+        # On one network in float64: the canonizer leaves the eps of batch norm in its place, which changes outputs by
+        # 1e-6 and, where large numbers cancel out, a map by much more; so does float32.
+        wide = doubled(fast)
+        exact = zennit_alone(wide, features.double(), target, convolutions)()
+        found = propagation.attribute(wide, features.double(), target).relevance
+        difference = (found - exact).abs().amax((1, 2, 3)) / exact.abs().amax((1, 2, 3))
         print(
-            f"{plain.name:10s} {composite:18s} {median:.2f}x {best:.2f}x   largest difference over a map's maximum: "
-            f"median {difference.median():.1e}, worst clip {difference.max():.1e}"
+            f"{plain.name:10s} {composite:18s} {median:.2f}x {best:.2f}x   maps differ by {difference.median():.1e} of "
+            f"their maximum, the worst by {difference.max():.1e} (float64)"
         )
+
+
+def doubled(classifier: AudioClassifier) -> AudioClassifier:
+    """The same classifier with its network in float64."""
+    wide = copy.copy(classifier)
+    wide.network = copy.deepcopy(classifier.network).double()
+    return wide
 
 
 def zennit_alone(

@@ -45,9 +45,7 @@ def file_checksums(name: str, *, progress: Received | None = None) -> dict[str, 
             "with: pip install 'earwitness[datasets]'"
         ) from error
     except (AttributeError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"The installed soundata has no index of {name} ({error!r}). Install version 1."
-        ) from error
+        raise DatasetError(f"The installed soundata has no index of {name} ({error!r}). Install version 1.") from error
     path = fetch.single(index, progress=progress)
     try:
         document = json.loads(path.read_bytes())

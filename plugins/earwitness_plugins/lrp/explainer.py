@@ -76,7 +76,7 @@ class LRP:
         step = max(1, _ROWS_AT_ONCE // _inputs_per_clip(classifier, features))
         found = [
             self.propagation.attribute(classifier, rows, targets)
-            for rows, targets in zip(features.split(step), target.split(step), strict=True)
+            for rows, targets in zip(torch.split(features, step), torch.split(target, step), strict=True)
         ]
         relevance = torch.cat([piece.relevance for piece in found])
         explained = torch.cat([piece.explained for piece in found])

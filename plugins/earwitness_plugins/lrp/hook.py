@@ -17,7 +17,7 @@ from earwitness_plugins.lrp.rules import Rule, describe
 from earwitness_plugins.lrp.shortcuts import Shortcut
 
 
-class RuleHook(Hook):
+class RuleHook(Hook):  # type: ignore[misc]
     """Passes relevance through one layer by a rule, in one forward pass and any number of backward passes.
 
     Parameters
@@ -64,9 +64,11 @@ class RuleHook(Hook):
         signal = self.stored_tensors.pop("signal", None)
         if signal is None:
             return output
-        ruled: Tensor = _Ruled.apply(
-            signal, output, lambda relevance: self.backward(module, (signal,), (relevance,))[0]
-        )
+
+        def rule(relevance: Tensor) -> Tensor:
+            return self.backward(module, (signal,), (relevance,))[0]  # type: ignore[no-any-return]
+
+        ruled: Tensor = _Ruled.apply(signal, output, rule)  # type: ignore[no-untyped-call]
         return ruled
 
     def forward(self, module: nn.Module, input: tuple[Tensor, ...], output: Tensor) -> None:

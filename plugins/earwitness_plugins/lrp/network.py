@@ -323,7 +323,7 @@ def _unusable(name: str, module: nn.Module) -> str:
         return f"{name!r} ({type(module).__name__}) computes something else than {kind.__name__}"
     if "weight" not in module._parameters:
         return (
-            f"the weight of {name!r} ({type(module).__name__}) is no plain parameter; where it is computed in each pass, "
+            f"the weight of {name!r} ({type(module).__name__}) is no plain parameter; if it is computed in each pass, "
             "torch.nn.utils.parametrize.remove_parametrizations leaves the result in its place"
         )
     return ""
@@ -339,8 +339,9 @@ def _custom_functions(outputs: Tensor) -> list[str]:
         if node is None or node in known:
             continue
         known.add(node)
-        if isinstance(node, torch.autograd.function.BackwardCFunction) and node.name() != "_PassBackward":
-            found.append(f"{node.name().removesuffix('Backward')}, an autograd function of its own")
+        name = str(node.name())
+        if isinstance(node, torch.autograd.function.BackwardCFunction) and name != "_PassBackward":
+            found.append(f"{name.removesuffix('Backward')}, an autograd function of its own")
         waiting += [function for function, _ in node.next_functions]
     return found
 

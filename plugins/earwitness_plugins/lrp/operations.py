@@ -209,7 +209,7 @@ class Operations(TorchFunctionMode):
                 inside, outside = total(relevance * origin), total(relevance * (1 - origin))
                 lines.append(Line(name, "moves", total(relevance), inside, outside, torch.zeros_like(inside)))
 
-            result.register_hook(note)
+            result.register_hook(note)  # type: ignore[no-untyped-call]
         return result
 
     def _sum(self, call: _Call, signals: list[Tensor], where: str) -> tuple[Any, str]:
@@ -225,7 +225,7 @@ class Operations(TorchFunctionMode):
 
         def enter(signal: Tensor) -> Tensor:
             entered = signal.view_as(signal)
-            entered.register_hook(lambda gradient: note(gradient * signal.detach()))
+            entered.register_hook(lambda gradient: note(gradient * signal.detach()))  # type: ignore[no-untyped-call]
             return entered
 
         def note(relevance: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ class Operations(TorchFunctionMode):
             return relevance / denominator
 
         left = result.view_as(result)
-        left.register_hook(leave)
+        left.register_hook(leave)  # type: ignore[no-untyped-call]
         return left
 
     def _line(
@@ -274,7 +274,7 @@ class _Pass(torch.autograd.Function):
 
 
 def _pass(signal: Tensor, values: Tensor) -> Tensor:
-    passed: Tensor = _Pass.apply(signal.broadcast_to(values.shape), values)
+    passed: Tensor = _Pass.apply(signal.broadcast_to(values.shape), values)  # type: ignore[no-untyped-call]
     return passed
 
 

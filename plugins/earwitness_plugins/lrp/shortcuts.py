@@ -48,21 +48,21 @@ def one_branch(modifier: Any, numerics: Numerics) -> BasicHook:
     )
 
 
-class SummedFlat(zennit_rules.Flat):
+class SummedFlat(zennit_rules.Flat):  # type: ignore[misc]
     """Zennit's rule, for convolutions with the channels summed ahead: all of them have the same weights, ones."""
 
     def backward(self, module: Any, grad_input: Any, grad_output: tuple[Tensor, ...]) -> Any:
         """Relevance of the output -> relevance of the input."""
-        if not isinstance(module, tuple(_CONVOLVE)):
+        if not _is_convolution(module):
             return super().backward(module, grad_input, grad_output)
         n_groups, n_channels = module.groups, module.in_channels // module.groups
-        relevance = grad_output[0].unflatten(1, (n_groups, -1)).sum(2)
+        relevance = torch.unflatten(grad_output[0], 1, (n_groups, -1)).sum(2)
         like = torch.full_like(self.stored_tensors["input"][0][:, :n_groups], n_channels)
         shared = _shared_by_weights(self, module, torch.ones_like(module.weight[:n_groups, :1]), relevance, like)
         return (shared.repeat_interleave(n_channels, dim=1),)
 
 
-class SharedWSquare(zennit_rules.WSquare):
+class SharedWSquare(zennit_rules.WSquare):  # type: ignore[misc]
     """Zennit's rule, for convolutions with one denominator for all rows, because it does not depend on the input."""
 
     def __init__(self, stabiliser: float, zero_params: list[str] | None) -> None:
@@ -71,11 +71,15 @@ class SharedWSquare(zennit_rules.WSquare):
 
     def backward(self, module: Any, grad_input: Any, grad_output: tuple[Tensor, ...]) -> Any:
         """Relevance of the output -> relevance of the input."""
-        if not isinstance(module, tuple(_CONVOLVE)):
+        if not _is_convolution(module):
             return super().backward(module, grad_input, grad_output)
         bias = module.bias**2 if self._with_bias and module.bias is not None else None
         ones = torch.ones_like(self.stored_tensors["input"][0])
         return (_shared_by_weights(self, module, module.weight**2, grad_output[0], ones, bias),)
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, tuple(_CONVOLVE))
 
 
 def _shared_by_weights(
@@ -89,7 +93,9 @@ def _shared_by_weights(
     if padded and set(module.stride) == {1} and all(p <= r for p, r in zip(module.padding, reach, strict=True)):
         # Backwards through a convolution of stride 1 is a convolution, too, and runs faster as one.
         convolve = next(function for kind, function in _CONVOLVE.items() if isinstance(module, kind))
-        turned = weight.unflatten(0, (module.groups, -1)).transpose(1, 2).flatten(0, 1).flip(*range(2, weight.ndim))
+        turned = (
+            torch.unflatten(weight, 0, (module.groups, -1)).transpose(1, 2).flatten(0, 1).flip(*range(2, weight.ndim))
+        )
         back = tuple(r - p for p, r in zip(module.padding, reach, strict=True))
         shared: Tensor = convolve(weighted, turned, None, 1, back, module.dilation, module.groups)
         return shared
