@@ -99,7 +99,8 @@ def conservation_gap(relevance: Tensor, explained: Tensor) -> Tensor:
 
 def is_unstable(relevance: Tensor, explained: Tensor) -> Tensor:
     """Whether the sum of |relevance| exceeds ten times what was shared out: (B, ...) and (B,) -> (B,), bool."""
-    return relevance.double().abs().flatten(1).sum(1) > _UNSTABLE * explained.double().abs()
+    stable = relevance.double().abs().flatten(1).sum(1) <= _UNSTABLE * explained.double().abs()
+    return ~stable  # NaN is not stable
 
 
 def _inputs_per_clip(classifier: AudioClassifier, features: Tensor) -> int:
