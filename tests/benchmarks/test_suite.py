@@ -126,7 +126,9 @@ def test_labels_settle_equal_titles() -> None:
 
 
 def test_an_unknown_suite_lists_the_shipped_ones() -> None:
-    with pytest.raises(ConfigurationError, match="esc10, methods-mixtures, methods, mixtures, quantus, quick") as caught:
+    with pytest.raises(
+        ConfigurationError, match="esc10, methods-mixtures, methods, mixtures, quantus, quick"
+    ) as caught:
         load_suite("quik")
     assert "quik" in str(caught.value)
 
