@@ -75,6 +75,11 @@ def earwitness_datasets() -> Iterator[DatasetSpec]:
         paper=_LMAC,
     )
     yield DatasetSpec(
+        name="overlaps",
+        target="earwitness_bench.datasets.overlaps:Overlaps",
+        summary="Two or three recordings of different classes at once: multilabel, all sources known.",
+    )
+    yield DatasetSpec(
         name="noisy",
         target="earwitness_bench.datasets.mixtures:Noisy",
         summary="Any data set with pink, babble-like or recorded noise at a given SNR; the sources are known.",

@@ -191,6 +191,11 @@ def earwitness_classifiers() -> Iterator[ClassifierSpec]:
             target=f"earwitness_plugins.classifiers.zoo:{backbone.replace('-', '_')}_esc10",
             summary=f"Ten environmental sounds (ESC-10): a packaged linear layer on the embedding of {backbone}.",
         )
+    yield ClassifierSpec(
+        name="efficientat-mn04-overlaps",
+        target="earwitness_plugins.classifiers.zoo:efficientat_mn04_overlaps",
+        summary="Several of ESC-10's classes at once (multilabel): a packaged linear layer on efficientat-mn04.",
+    )
 
 
 @hookimpl

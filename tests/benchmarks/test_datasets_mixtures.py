@@ -12,7 +12,8 @@ import torch
 
 from earwitness.clips import Clip, Dataset, Entry
 from earwitness.errors import AudioError, DatasetError, PluginError, SilentAudioError
-from earwitness_bench.datasets.mixtures import Mixtures, Noisy, dataset_of
+from earwitness_bench.datasets.mixing import dataset_of
+from earwitness_bench.datasets.mixtures import Mixtures, Noisy
 from earwitness_bench.datasets.noise import NOISES, NoiseFolder, at_snr, babble, pink, white
 from earwitness_bench.datasets.toy import Toy
 

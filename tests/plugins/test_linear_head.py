@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from earwitness import load_classifier, load_dataset
-from earwitness.artifacts import save_tensors
+from earwitness.artifacts import load_tensors, save_tensors
 from earwitness.batching import ClipList
 from earwitness.cli.shell import shell
 from earwitness.clips import Clip
@@ -70,6 +70,29 @@ def test_the_head_is_the_optimum_of_the_stated_objective(penalty: float) -> None
     np.testing.assert_allclose(excess.sum(0), 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("penalty", [1e-3, 0.1, 10.0])
+def test_a_multilabel_head_is_the_optimum_of_the_stated_objective(penalty: float) -> None:
+    """At the optimum, mean (sigmoid(s) - y) x + penalty · W = 0 for each class by itself."""
+    inputs, classes = blobs(60, seed=1)
+    members = torch.stack([classes == 0, classes != 1, torch.arange(60) % 2 == 0], dim=1)
+    head = fit_head((inputs, members), 3, penalty)
+    x = inputs.double().numpy()
+    mean, deviation = x.mean(0), x.std(0)
+    weight = head.weight.double().numpy() * deviation
+    scores = ((x - mean) / deviation) @ weight.T + head.bias.double().numpy() + head.weight.double().numpy() @ mean
+    excess = (1 / (1 + np.exp(-scores)) - members.numpy()) / len(x)
+    np.testing.assert_allclose(excess.T @ ((x - mean) / deviation) + penalty * weight, 0, atol=1e-5)
+    np.testing.assert_allclose(excess.sum(0), 0, atol=1e-5)
+
+
+def test_the_quality_of_a_multilabel_head_is_macro_average_precision() -> None:
+    head = LinearHead(torch.eye(2), torch.zeros(2))
+    logits = torch.tensor([[3.0, 1.0], [2.0, 2.0], [1.0, 3.0]])
+    members = torch.tensor([[True, True], [False, False], [True, True]])
+    # Class one: hit, miss, hit: (1 + 2/3) / 2. Class two: the same, read from below.
+    assert head.quality((logits, members)) == pytest.approx(5 / 6)
+
+
 def test_equal_embeddings_give_equal_heads_and_a_constant_column_no_weight() -> None:
     inputs, classes = blobs(60, seed=1)
     inputs[:, 2] = 4.0
@@ -90,8 +113,8 @@ def test_each_fold_tests_a_head_that_has_not_seen_it() -> None:
     folds = [blobs(30, seed=number, spread=0.01) for number in range(4)]
     folds[3] = (folds[3][0], (folds[3][1] + 1) % 3)
     results = cross_validate(folds, 3, lambda *_: None)
-    assert (results[3].validation_accuracy, results[3].test_accuracy) == (1.0, 0.0)
-    assert (results[0].validation_accuracy, results[0].test_accuracy) == (0.0, 1.0)  # for the first, it selects
+    assert (results[3].validation_quality, results[3].test_quality) == (1.0, 0.0)
+    assert (results[0].validation_quality, results[0].test_quality) == (0.0, 1.0)  # for the first, it selects
     expected = fit_head(
         (torch.cat([fold[0] for fold in folds[:2]]), torch.cat([fold[1] for fold in folds[:2]])),
         3,
@@ -168,6 +191,36 @@ def test_training_by_command_gives_a_head_that_explains(
     assert report["folds"] == {"train": [1], "validation": 2, "test": 3}
     assert report["accuracy"]["test"] == report["cross_validation"]["accuracy_by_fold"][-1] >= 0.7
     assert load_classifier("efficientat-mn04-esc10", parameters={"weights": str(out)}).labels == tuple(report["labels"])
+
+
+@pytest.mark.real_data
+def test_the_packaged_multilabel_head_knows_what_sounds_at_once(
+    models: None, shared_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EARWITNESS_DATA", str(shared_root / "data"))
+    classifier = load_classifier("efficientat-mn04-overlaps")
+    assert classifier.multilabel
+    data = load_dataset("overlaps", parameters={"recordings": "esc10", "folds": [5], "per_recording": 1})
+    embedded = embed(
+        "efficientat-mn04",
+        pretrained_network("efficientat-mn04"),
+        data,
+        classifier.labels,
+        lambda *_: None,
+        multilabel=True,
+    )
+    report = json.loads((zoo.WEIGHTS / "efficientat-mn04-overlaps.json").read_text())
+    head = LinearHead(
+        *(load_tensors(zoo.WEIGHTS / "efficientat-mn04-overlaps.safetensors")[0][name] for name in ("weight", "bias"))
+    )
+    assert head.quality(embedded) == pytest.approx(report["average_precision"]["test"], abs=0.02)
+    assert report["average_precision"]["test"] >= 0.9
+
+
+def test_clips_of_several_classes_need_a_multilabel_head(tmp_path: Path) -> None:
+    clip = Clip(torch.zeros(16000), 16000, "both", labels=("a", "b"))
+    with pytest.raises(ClassifierError, match=r"has the classes a, b.*--multilabel"):
+        embed("yamnet", torch.nn.Identity(), ClipList([clip]), ("a", "b"), lambda *_: None)  # type: ignore[arg-type]
 
 
 # --- wrong files

@@ -7,22 +7,18 @@ Each takes other data sets, given as objects or, in a suite file, as tables of p
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from earwitness.clips import Clip, Dataset, Entry, Source
-from earwitness.errors import DatasetError, SilentAudioError
+from earwitness.clips import Clip, Entry, Source
+from earwitness.errors import DatasetError
 from earwitness.random import stream_seed
-from earwitness.registry import registry
+from earwitness_bench.datasets.mixing import DatasetLike, dataset_of, fitted, norm_of, scaled, sources_of
 from earwitness_bench.datasets.noise import at_snr, find_noise
-from earwitness_bench.datasets.recordings import fingerprint, fit_length, length_notes, resampled_length
-
-DatasetLike = Dataset | Mapping[str, Any] | str
+from earwitness_bench.datasets.recordings import fingerprint, length_notes, resampled_length
 
 
 class Mixtures:
@@ -86,12 +82,13 @@ class Mixtures:
         entry = self.entries[index]
         i, j = self._pairs[index]
         front = self.foreground[i]
-        back = _fitted(self.background[j].resampled(self.rate), entry.n_samples)
-        sources = _scaled(_sources(front, "foreground"), self.weights[0] / _norm(front))
-        sources |= _scaled(_sources(back, "background"), self.weights[1] / _norm(back))
-        mixture = front.waveform * (self.weights[0] / _norm(front)) + back.waveform * (self.weights[1] / _norm(back))
+        back = fitted(self.background[j].resampled(self.rate), entry.n_samples)
+        levels = self.weights[0] / norm_of(front), self.weights[1] / norm_of(back)
+        sources = scaled(sources_of(front, "foreground"), levels[0])
+        sources |= scaled(sources_of(back, "background"), levels[1])
+        mixture = levels[0] * front.waveform + levels[1] * back.waveform
         gain = 1 / float(mixture.abs().max())
-        return Clip(gain * mixture, self.rate, entry.clip_id, entry.group, entry.labels, _scaled(sources, gain))
+        return Clip(gain * mixture, self.rate, entry.clip_id, entry.group, entry.labels, scaled(sources, gain))
 
     def _entry(self, i: int, j: int) -> Entry:
         front, back = self.foreground.entries[i], self.background.entries[j]
@@ -166,12 +163,12 @@ class Noisy:
         entry = self.entries[index]
         clip = self.clean[index]
         generator = np.random.default_rng(stream_seed("noise", self.seed, self._noise_name, clip.clip_id))
-        _norm(clip)  # refuses a silent clip by its name
+        norm_of(clip)  # refuses a silent clip by its name
         noise = at_snr(clip.waveform, self._noise(len(clip.waveform), self.rate, generator), self.snr_db)
         mixture = clip.waveform + noise
         gain = 1 / max(1.0, float(mixture.abs().max()))
-        sources = {**_sources(clip, "clean"), "noise_at_snr": Source(noise)}
-        return Clip(gain * mixture, self.rate, entry.clip_id, entry.group, entry.labels, _scaled(sources, gain))
+        sources = {**sources_of(clip, "clean"), "noise_at_snr": Source(noise)}
+        return Clip(gain * mixture, self.rate, entry.clip_id, entry.group, entry.labels, scaled(sources, gain))
 
     def _entry(self, entry: Entry) -> Entry:
         return replace(
@@ -179,43 +176,6 @@ class Noisy:
             clip_id=f"{entry.clip_id}@{self._noise_name}{self.snr_db:+g}dB",
             fingerprint=fingerprint("noisy", entry.fingerprint, self._noise_fingerprint, self.snr_db, self.seed),
         )
-
-
-def dataset_of(given: DatasetLike) -> Dataset:
-    """Build a data set from plain values, as a suite file gives them.
-
-    Parameters
-    ----------
-    given : Dataset, mapping or str
-        A data set, which is returned; the name of a registered one; or ``{"name": ..., **parameters}``.
-
-    Raises
-    ------
-    DatasetError
-        The mapping has no name, or the data set does not take such parameters.
-    PluginError
-        Nobody offers a data set of that name.
-    """
-    if isinstance(given, str):
-        given = {"name": given}
-    if not isinstance(given, Mapping):
-        if isinstance(given, Dataset):
-            return given
-        raise DatasetError(f"Expected a data set or a table with its name and parameters, got {given!r}.")
-    parameters = dict(given)
-    name = parameters.pop("name", None)
-    if not isinstance(name, str):
-        raise DatasetError(f"Expected the 'name' of a data set among its parameters, got {dict(given)!r}.")
-    target = registry().dataset(name).spec.load()
-    signature = inspect.signature(target)
-    try:
-        signature.bind(**parameters)
-    except TypeError as error:
-        raise DatasetError(
-            f"The data set {name!r} {error}. Its parameters are: {', '.join(signature.parameters)}."
-        ) from error
-    built: Dataset = target(**parameters)
-    return built
 
 
 def _backgrounds(entry: Entry, candidates: Sequence[Entry], count: int, *, same_class: bool, seed: int) -> list[int]:
@@ -233,30 +193,3 @@ def _backgrounds(entry: Entry, candidates: Sequence[Entry], count: int, *, same_
         )
     generator = np.random.default_rng(stream_seed("mixture", seed, entry.clip_id))
     return [fit[k] for k in generator.permutation(len(fit))[:count]]
-
-
-def _norm(clip: Clip) -> float:
-    norm = float(clip.waveform.double().square().sum().sqrt())
-    if not norm:
-        raise SilentAudioError(
-            f"Clip {clip.clip_id!r} is silent, so it cannot be mixed at a given level. Leave it out."
-        )
-    return norm
-
-
-def _fitted(clip: Clip, n_samples: int) -> Clip:
-    sources = {
-        name: replace(source, waveform=fit_length(source.waveform, n_samples)) for name, source in clip.sources.items()
-    }
-    return replace(clip, waveform=fit_length(clip.waveform, n_samples), sources=sources)
-
-
-def _sources(clip: Clip, role: str) -> dict[str, Source]:
-    """The clean parts of a clip, their names led by its role; a clip whose parts are not known is one."""
-    if clip.sources:
-        return {f"{role}/{name}": source for name, source in clip.sources.items()}
-    return {role: Source(clip.waveform, clip.labels[0] if clip.labels else None)}
-
-
-def _scaled(sources: Mapping[str, Source], gain: float) -> dict[str, Source]:
-    return {name: replace(source, waveform=gain * source.waveform) for name, source in sources.items()}

@@ -1,7 +1,8 @@
-"""A linear layer on a published network's embeddings: multinomial logistic regression for classes of one's own.
+"""A linear layer on a published network's embeddings: logistic regression for classes of one's own.
 
-N clips, E numbers in an embedding, C classes. Everything is computed in float64 from a fixed start, so equal embeddings
-give equal heads.
+N clips, E numbers in an embedding, C classes. A clip has one class (softmax, cross-entropy) or any number of them
+(sigmoid, binary cross-entropy summed over classes). Everything is computed in float64 from a fixed start, so equal
+embeddings give equal heads.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 """From which the validation data choose. With more, a right decision on ESC-10 has a probability of 0.9 and less."""
 
 Embedded = tuple[Tensor, Tensor]
-"""Embeddings (N, E), float32, and classes (N,), int64."""
+"""Embeddings (N, E), float32, and the class of each clip (N,), int64, or which classes it has (N, C), bool."""
 
 _MAX_STEPS = 500
 _BATCH = 16
@@ -50,10 +51,15 @@ class LinearHead:
         """Embeddings (N, E) to logits (N, C)."""
         return functional.linear(embedded, self.weight, self.bias)
 
-    def accuracy(self, embedded: Embedded) -> float:
-        """Share of clips in [0, 1] whose class has the largest logit."""
+    def quality(self, embedded: Embedded) -> float:
+        """In [0, 1]: the share of clips whose class has the largest logit, or the macro average precision."""
         inputs, classes = embedded
-        return float((self.logits(inputs).argmax(1) == classes).double().mean())
+        logits = self.logits(inputs)
+        if classes.ndim == 1:
+            return float((logits.argmax(1) == classes).double().mean())
+        from sklearn.metrics import average_precision_score
+
+        return float(average_precision_score(classes.numpy(), logits.numpy(), average="macro"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,20 +71,21 @@ class FoldResult:
     head : LinearHead
     penalty : float
         Chosen by the validation fold.
-    validation_accuracy, test_accuracy : float, in [0, 1]
+    validation_quality, test_quality : float, in [0, 1]
+        See :meth:`LinearHead.quality`.
     """
 
     head: LinearHead
     penalty: float
-    validation_accuracy: float
-    test_accuracy: float
+    validation_quality: float
+    test_quality: float
 
 
 def fit_head(embedded: Embedded, n_classes: int, penalty: float) -> LinearHead:
-    """L2-regularised multinomial logistic regression.
+    """L2-regularised logistic regression, multinomial or one for each class.
 
-    It minimises mean cross-entropy + penalty / 2 · ‖W‖² over embeddings of zero mean and unit variance (the scaling is
-    then taken into the weights), by L-BFGS from zero. The problem is convex, so there is one answer.
+    It minimises mean (binary) cross-entropy + penalty / 2 · ‖W‖² over embeddings of zero mean and unit variance (the
+    scaling is then taken into the weights), by L-BFGS from zero. The problem is convex, so there is one answer.
 
     Parameters
     ----------
@@ -106,7 +113,11 @@ def fit_head(embedded: Embedded, n_classes: int, penalty: float) -> LinearHead:
 
     def objective() -> float:
         optimiser.zero_grad()
-        loss = functional.cross_entropy(functional.linear(inputs, weight, bias), classes)
+        logits = functional.linear(inputs, weight, bias)
+        if classes.ndim == 1:
+            loss = functional.cross_entropy(logits, classes)
+        else:
+            loss = functional.binary_cross_entropy_with_logits(logits, classes.double()) * n_classes
         loss = loss + penalty / 2 * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
@@ -119,7 +130,7 @@ def fit_head(embedded: Embedded, n_classes: int, penalty: float) -> LinearHead:
 def cross_validate(folds: Sequence[Embedded], n_classes: int, progress: Progress) -> list[FoldResult]:
     """A head for each fold that tests it: the fold before it selects the penalty, all others are trained on.
 
-    Of the penalties with the best validation accuracy the largest is taken: a head that has been driven to certainty
+    Of the penalties with the best validation quality the largest is taken: a head that has been driven to certainty
     says the same of everything, and leaves an explanation no gradient.
 
     Parameters
@@ -142,15 +153,22 @@ def cross_validate(folds: Sequence[Embedded], n_classes: int, progress: Progress
         others = [fold for number, fold in enumerate(folds) if number not in (test, validation)]
         train = (torch.cat([fold[0] for fold in others]), torch.cat([fold[1] for fold in others]))
         heads = {penalty: fit_head(train, n_classes, penalty) for penalty in PENALTIES}
-        accuracies = {penalty: head.accuracy(folds[validation]) for penalty, head in heads.items()}
-        penalty = max(heads, key=lambda candidate: (accuracies[candidate], candidate))
-        accuracy = heads[penalty].accuracy(folds[test])
-        results.append(FoldResult(heads[penalty], penalty, accuracies[penalty], accuracy))
+        qualities = {penalty: head.quality(folds[validation]) for penalty, head in heads.items()}
+        penalty = max(heads, key=lambda candidate: (qualities[candidate], candidate))
+        results.append(FoldResult(heads[penalty], penalty, qualities[penalty], heads[penalty].quality(folds[test])))
         progress(test + 1, len(folds), "fitting heads")
     return results
 
 
-def embed(name: str, network: Network, dataset: Dataset, labels: Sequence[str], progress: Progress) -> Embedded:
+def embed(
+    name: str,
+    network: Network,
+    dataset: Dataset,
+    labels: Sequence[str],
+    progress: Progress,
+    *,
+    multilabel: bool = False,
+) -> Embedded:
     """Embeddings and classes of a data set's clips, computed once.
 
     Parameters
@@ -160,19 +178,27 @@ def embed(name: str, network: Network, dataset: Dataset, labels: Sequence[str], 
     network : nn.Module
         With its weights.
     dataset : Dataset
-        One class a clip.
     labels : sequence of str, length C
         What the classes' numbers refer to.
     progress : callable (clips done, clips in all, text)
+    multilabel : bool
+        Take all classes of a clip; otherwise it must have one.
 
     Raises
     ------
     ClassifierError
-        A clip has a class that is not among ``labels``, or none.
+        A clip has a class that is not among ``labels``, or none, or several where it must have one.
     """
     check_classes(labels, dataset)
     order = [index for chunk in plan_chunks(dataset.entries, _BATCH) for index in chunk]
-    classes = torch.tensor([labels.index(dataset.entries[index].labels[0]) for index in order])
+    own = [dataset.entries[index].labels for index in order]
+    several = next((clip for clip in own if len(clip) > 1), None)
+    if several and not multilabel:
+        raise ClassifierError(f"A clip has the classes {', '.join(several)}. Ask for a multilabel head (--multilabel).")
+    if multilabel:
+        classes = torch.tensor([[label in clip for label in labels] for clip in own])
+    else:
+        classes = torch.tensor([labels.index(clip[0]) for clip in own])
     rows: list[Tensor] = []
     for number, batch in iterate(dataset, pretrained(name).front_end().rate, _BATCH):
         rows.append(embeddings(name, network, batch.waveforms))
@@ -180,14 +206,16 @@ def embed(name: str, network: Network, dataset: Dataset, labels: Sequence[str], 
     return torch.cat(rows), classes
 
 
-def save_head(path: Path, head: LinearHead, *, backbone: str, dataset: str, labels: Sequence[str]) -> None:
+def save_head(
+    path: Path, head: LinearHead, *, backbone: str, dataset: str, labels: Sequence[str], multilabel: bool = False
+) -> None:
     """Write a head, and what it belongs to, to one safetensors file."""
-    document = {"backbone": backbone, "dataset": dataset, "labels": list(labels)}
+    document = {"backbone": backbone, "dataset": dataset, "labels": list(labels), "multilabel": multilabel}
     save_tensors(path, {"weight": head.weight, "bias": head.bias}, document)
 
 
 def classifier_with_head(backbone: str, path: Path) -> AudioClassifier:
-    """A published network that answers through a head of one's own, by softmax.
+    """A published network that answers through a head of one's own, by softmax, or by sigmoid if it is multilabel.
 
     Patches are averaged as logits, which equals the head on the mean embedding, as it was trained.
 
@@ -219,6 +247,7 @@ def classifier_with_head(backbone: str, path: Path) -> AudioClassifier:
         labels=document["labels"],
         segmenter=chosen.segmenter,
         pool="mean",
+        multilabel=bool(document.get("multilabel", False)),
         name=f"{backbone}-{document['dataset']}",
     )
 

@@ -104,8 +104,22 @@ def efficientat_mn04_esc10(*, weights: str | None = None) -> AudioClassifier:
     return _with_head("efficientat-mn04", weights)
 
 
-def _with_head(backbone: str, weights: str | None) -> AudioClassifier:
-    return classifier_with_head(backbone, Path(weights or WEIGHTS / f"{backbone}-esc10.safetensors"))
+def efficientat_mn04_overlaps(*, weights: str | None = None) -> AudioClassifier:
+    """Which of the ten classes of ESC-10 sound at once (multilabel), by a linear layer on mn04's embedding.
+
+    Trained on overlaps of two and three recordings (the data set ``overlaps``) of folds 1 to 3, selected on fold 4. For
+    mn04's own weights, see :func:`efficientat_mn04`.
+
+    Parameters
+    ----------
+    weights : str, optional
+        A head of your own (``earwitness train-head efficientat-mn04 --multilabel``), safetensors.
+    """
+    return _with_head("efficientat-mn04", weights, data="overlaps")
+
+
+def _with_head(backbone: str, weights: str | None, data: str = "esc10") -> AudioClassifier:
+    return classifier_with_head(backbone, Path(weights or WEIGHTS / f"{backbone}-{data}.safetensors"))
 
 
 def _build(name: str, weights: str | None) -> AudioClassifier:
