@@ -173,6 +173,16 @@ def earwitness_classifiers() -> Iterator[ClassifierSpec]:
         target="earwitness_plugins.classifiers.zoo:toy_wave_cnn",
         summary="A small CNN on the samples themselves, for the synthetic data; its weights come with the package.",
     )
+    for name, title, paper in (
+        ("sb-cnn", "SB-CNN", "Salamon and Bello, IEEE SPL 2017"),
+        ("att-crnn", "Att-CRNN", "de Andrade et al., arXiv:1808.08929"),
+    ):
+        yield ClassifierSpec(
+            name=name,
+            target=f"earwitness_plugins.classifiers.zoo:{name.replace('-', '_')}",
+            summary=f"{title}, to compare with, for ESC-10; train it first (train-classifier {name}).",
+            paper=paper,
+        )
     yield ClassifierSpec(
         name="yamnet",
         target="earwitness_plugins.classifiers.zoo:yamnet",

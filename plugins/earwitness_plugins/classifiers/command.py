@@ -36,7 +36,7 @@ def train_classifier(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Train the packaged architecture NAME (esc10-cnn, toy-cnn or toy-wave-cnn) by its recipe.
+    """Train the architecture NAME (esc10-cnn, sb-cnn, att-crnn, toy-cnn or toy-wave-cnn) by its recipe.
 
     The weights of the epoch with the least validation loss are kept; the test data are looked at once, at the end.
     Training that was killed goes on from its last epoch when the same command is given again.

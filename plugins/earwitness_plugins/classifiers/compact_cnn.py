@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from earwitness.audio.front_end import LogMel
 from earwitness.audio.mel import Compression, MelBands, Stft
 
-_FLOOR = 0.01  # of a magnitude; a full-scale sine reaches 256
+FLOOR = 0.01
+"""Under the logarithm of a magnitude; a full-scale sine reaches 256."""
+
 _DEVIATION = 2.16  # standard deviation of ln(mel + floor) over folds 1 to 3 of ESC-10, rounded
 
 
@@ -26,7 +28,7 @@ def compact_front_end() -> LogMel:
         rate=22050,
         stft=Stft(1024, 256),
         bands=MelBands(64, norm="mean"),
-        compression=Compression("ln", _FLOOR, shift=-math.log(_FLOOR), scale=_DEVIATION),
+        compression=Compression("ln", FLOOR, shift=-math.log(FLOOR), scale=_DEVIATION),
         power=1,
     )
 

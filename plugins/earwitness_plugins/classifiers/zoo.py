@@ -8,6 +8,7 @@ from torch import nn
 
 from earwitness.audio.front_end import FrontEnd
 from earwitness.classifier import AudioClassifier
+from earwitness.errors import ConfigurationError
 from earwitness.weights import load_weights
 from earwitness_plugins.classifiers.architectures import ARCHITECTURES
 from earwitness_plugins.classifiers.linear_head import classifier_with_head
@@ -48,6 +49,28 @@ def toy_wave_cnn(*, weights: str | None = None) -> AudioClassifier:
         Weights of your own for the same network (``earwitness train-classifier toy-wave-cnn``), safetensors.
     """
     return _build("toy-wave-cnn", weights)
+
+
+def sb_cnn(*, weights: str | None = None) -> AudioClassifier:
+    """SB-CNN, to compare with; it brings no weights.
+
+    Parameters
+    ----------
+    weights : str
+        Of ``earwitness train-classifier sb-cnn``, safetensors.
+    """
+    return _build("sb-cnn", weights)
+
+
+def att_crnn(*, weights: str | None = None) -> AudioClassifier:
+    """Att-CRNN, to compare with; it brings no weights.
+
+    Parameters
+    ----------
+    weights : str
+        Of ``earwitness train-classifier att-crnn``, safetensors.
+    """
+    return _build("att-crnn", weights)
 
 
 def yamnet(*, regroup: str | None = None) -> AudioClassifier:
@@ -124,9 +147,15 @@ def _with_head(backbone: str, weights: str | None, data: str = "esc10") -> Audio
 
 def _build(name: str, weights: str | None) -> AudioClassifier:
     architecture = ARCHITECTURES[name]
+    packaged = WEIGHTS / f"{name}.safetensors"
+    if weights is None and not packaged.exists():
+        raise ConfigurationError(
+            f"{name} brings no weights. Train it: earwitness train-classifier {name} --out FILE; then give "
+            "weights=FILE (on the command line, --weights FILE)."
+        )
     network: nn.Module = architecture.network()
     front_end: FrontEnd = architecture.front_end()
-    load_weights(network, weights or WEIGHTS / f"{name}.safetensors")
+    load_weights(network, weights or packaged)
     return AudioClassifier(
         network,
         front_end=front_end,
