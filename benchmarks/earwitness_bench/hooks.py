@@ -152,6 +152,18 @@ def earwitness_metrics() -> Iterator[MetricSpec]:
             Column(name="SI-SDR_improvement", direction="higher", summary="dB, of what is heard over the recording"),
         ),
     )
+    yield MetricSpec(
+        name="resemblance",
+        target="earwitness_bench.metrics.localisation:Resemblance",
+        summary="Does what is heard sound like the target's clean source, or like what was mixed into it?",
+        needs=frozenset({"sources"}),
+        paper="Parekh et al., NeurIPS 2022; Le Roux et al., ICASSP 2019",
+        columns=(
+            Column(name="SI-SDR_target", direction="higher", summary="dB"),
+            Column(name="SI-SDR_corruption", direction="lower", summary="dB, against all that is not the target"),
+            Column(name="resembles_target", direction="higher", summary="share of clips that are more like the target"),
+        ),
+    )
 
 
 def _patch_flipping() -> Iterator[MetricSpec]:

@@ -19,7 +19,7 @@ from earwitness.protocols import Curve
 from earwitness.random import Random
 from earwitness.registry import registry
 from earwitness_bench.metrics.faithfulness import MatchedBudget, OwnMask, matched_budget_hard, matched_budget_soft
-from earwitness_bench.metrics.localisation import Localisation
+from earwitness_bench.metrics.localisation import Localisation, Resemblance
 from earwitness_bench.metrics.localisation_formulas import ideal_ratio_mask, si_sdr
 
 SHARPNESS = 6.0
@@ -214,17 +214,31 @@ def test_negative_relevance_does_not_point_anywhere() -> None:
     assert torch.equal(masses[0], masses[1])
 
 
-def test_a_target_that_does_not_sound_in_a_clip_has_no_localisation() -> None:
+@pytest.mark.parametrize("metric", [Localisation(), Resemblance()])
+def test_a_target_that_does_not_sound_in_a_clip_has_no_localisation(metric: Localisation | Resemblance) -> None:
     classifier, batch = scene()
     sources = {name: source for name, source in batch.clips[0].sources.items() if name != "low"}
     clips = (type(batch.clips[0])(batch.clips[0].waveform, bench_stubs.RATE, "x", sources=sources), *batch.clips[1:])
     explanation = masked(low_half())
     context = Context(classifier, Batch(batch.waveforms, batch.rate, clips), explanation, random=Random(0, "abcd"))
-    for values in Localisation().score(explanation, context).values():
+    for values in metric.score(explanation, context).values():
         assert values.isnan().tolist() == [True, False, False, False]
 
 
-def test_localisation_refuses_clips_without_sources() -> None:
+def test_what_is_heard_resembles_the_target_or_the_corruption() -> None:
+    own = torch.where(TARGET[:, None, None] == 0, low_half(), 1 - low_half())
+    right, wrong, silent = (Resemblance().score(e, context_of(e)) for e in (masked(own), masked(1 - own), masked(0.0)))
+    assert right["resembles_target"].tolist() == [1.0] * 4
+    assert wrong["resembles_target"].tolist() == silent["resembles_target"].tolist() == [0.0] * 4
+    context = context_of(masked(own))
+    source = context.batch.target_sources(context.target_labels)
+    assert source is not None
+    assert close(right["SI-SDR_target"], si_sdr(context.rendering.heard, source), 1e-3)
+    assert close(right["SI-SDR_corruption"], si_sdr(context.rendering.heard, context.batch.waveforms - source), 1e-3)
+
+
+@pytest.mark.parametrize("metric", [Localisation(), Resemblance()])
+def test_localisation_refuses_clips_without_sources(metric: Localisation | Resemblance) -> None:
     explanation = masked(1.0)
     with pytest.raises(ExplanationError, match="clean sources"):
-        Localisation().score(explanation, context_of(explanation, sources=False))
+        metric.score(explanation, context_of(explanation, sources=False))
