@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from earwitness.classifier import AudioClassifier
-from earwitness.loading import load_classifier, load_dataset, load_explainer
+from earwitness.loading import load_classifier, load_dataset, load_explainer, load_self_explaining
+from earwitness.protocols import Explainer
 from earwitness.recordings import ExplainedRecording, Settings, explain_recording
 from earwitness.registry import KINDS, registry
 
@@ -19,7 +20,7 @@ def explain(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
-    classifier: AudioClassifier | str = "esc10-cnn",
+    classifier: AudioClassifier | str | None = None,
     explainer: str = "integrated-gradients",
     parameters: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -33,8 +34,9 @@ def explain(
         A sound file.
     out : path, optional
         Folder for sounds, picture and numbers. Default: ``earwitness-out/NAME`` in the current folder.
-    classifier : AudioClassifier or str
-        Your own, or one by name.
+    classifier : AudioClassifier or str, optional
+        Your own, or one by name. Default: the packaged ``"esc10-cnn"``, or the fitted explainer itself where that is a
+        classifier (scope ``by-design``).
     explainer : str
         See ``earwitness list explainers``.
     parameters : dict, optional
@@ -53,8 +55,12 @@ def explain(
     >>> result = explain("dog.wav", "out")  # doctest: +SKIP
     >>> print(result.verdict)  # doctest: +SKIP
     """
-    chosen = load_classifier(classifier) if isinstance(classifier, str) else classifier
-    method = load_explainer(explainer, parameters=parameters, checkpoint=checkpoint, classifier=chosen)
+    method: Explainer
+    if classifier is None and checkpoint is not None and registry().explainer(explainer).spec.scope == "by-design":
+        chosen, method = load_self_explaining(explainer, checkpoint, parameters=parameters)
+    else:
+        chosen = classifier if isinstance(classifier, AudioClassifier) else load_classifier(classifier or "esc10-cnn")
+        method = load_explainer(explainer, parameters=parameters, checkpoint=checkpoint, classifier=chosen)
     folder = out if out is not None else Path("earwitness-out") / Path(path).stem
     return explain_recording(
         path, folder, classifier=chosen, explainer=method, explainer_name=explainer, settings=settings

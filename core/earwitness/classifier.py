@@ -206,6 +206,20 @@ class AudioClassifier:
             raise ClassifierError(f"{self.name} does not know the label {label!r}. {nearest(label, self.labels)}")
         return self.labels.index(label)
 
+    def outputs_of(self, target: int) -> tuple[int, ...]:
+        """The network's outputs whose largest is the logit of a class: one, or several in a regrouped classifier.
+
+        Raises
+        ------
+        ClassifierError
+            The target is no index of a label.
+        """
+        if not 0 <= target < len(self.labels):
+            raise ClassifierError(
+                f"The target must be an index into the {len(self.labels)} labels of {self.name}, got {target}."
+            )
+        return (target,) if self._regrouping is None else self._regrouping[target]
+
     def layer(self, name: str) -> nn.Module:
         """A module of the network by its dotted name.
 

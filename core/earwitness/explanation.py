@@ -119,6 +119,23 @@ class Parts:
 
 
 @dataclass(frozen=True, eq=False)
+class ExampleBands:
+    """What an example has in common with a clip, over frequency.
+
+    Attributes
+    ----------
+    frequencies_hz : Tensor (K,), float64
+        Middle of each band, ascending.
+    similarity, contribution : Tensor (K,), float32
+        In each band; contributions sum to that of the example.
+    """
+
+    frequencies_hz: Tensor
+    similarity: Tensor
+    contribution: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Example:
     """A stored sound that the decision is compared with (a prototype).
 
@@ -130,6 +147,8 @@ class Example:
     waveform : Tensor (T',), float32
     rate : int
         In Hz.
+    bands : ExampleBands, optional
+        For methods that compare band by band.
     """
 
     name: str
@@ -137,6 +156,7 @@ class Example:
     contribution: float
     waveform: Tensor
     rate: int
+    bands: ExampleBands | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +174,7 @@ class Explanation:
         What is kept, as sound.
     parts : Parts, optional
     examples : tuple (length B) of tuples of Example
+        Of each row, the nearest first; none for a row that is like none of them.
     surrogate_logits : Tensor (B, C), optional
         The method's own prediction, for fidelity.
     diagnostics : dict of str to Tensor (B,)

@@ -1,5 +1,7 @@
 """Fitting an explainer to a classifier: checkpoints, resume and one folder on disk, written once for all methods.
 
+A classifier that explains itself is trained instead, by :func:`train`, and kept in the same way.
+
 A fitted explainer is a folder with two files: ``explainer.safetensors`` (its tensors) and ``explainer.json`` (method,
 parameters, classifier, classes, front end, data, and checksums of the tensors and of itself).
 """
@@ -12,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from earwitness.artifacts import canonical_json, digest_of, load_tensors, save_tensors, write_json
@@ -19,8 +22,9 @@ from earwitness.classifier import AudioClassifier
 from earwitness.clips import Dataset
 from earwitness.errors import CheckpointError, ConfigurationError
 from earwitness.parameters import build, resolved_parameters
-from earwitness.protocols import Fittable, Progress
-from earwitness.registry import Registry
+from earwitness.protocols import Fittable, Progress, SelfExplaining
+from earwitness.registry import Offer, Registry
+from earwitness.specs import ExplainerSpec
 
 SCHEMA = 1
 _TENSORS, _DOCUMENT, _CHECKPOINT = "explainer.safetensors", "explainer.json", "checkpoint.safetensors"
@@ -113,46 +117,150 @@ def fit(
     """
     offer = registry.explainer(name)
     explainer = build(offer.spec, parameters or {})
+    if isinstance(explainer, SelfExplaining):
+        raise ConfigurationError(
+            f"{name!r} is a classifier that explains itself: it is trained, not fitted to {classifier.name}. Train it "
+            f"with `earwitness fit {name} --dataset … --out DIR`, then use it as the classifier {name!r} with the "
+            "weights DIR."
+        )
     if not isinstance(explainer, Fittable):
         raise ConfigurationError(f"{name!r} has nothing to fit; use it with `earwitness explain` at once.")
-    if not len(train):
-        raise ConfigurationError(f"{name!r} cannot be fitted: the training data have no clips.")
+    _check_not_empty(name, train)
     labels = {label for entry in train.entries for label in entry.labels}
     if not labels & set(classifier.labels):
         raise ConfigurationError(
             f"The training data ({len(train)} clips, labels {sorted(labels)[:12]}) share no label with "
             f"{classifier.name} ({list(classifier.labels)[:12]})."
         )
-    settings: dict[str, Any] = {
-        "schema": SCHEMA,
-        "explainer": offer.qualified_name,
-        "version": offer.origin.version,
-        "parameters": resolved_parameters(offer.spec, parameters or {}),
+    settings = {
+        **_settings(offer, parameters or {}, train, validation, seed),
         "classifier": {"name": classifier.name, "checksum": classifier.checksum},
         "labels": list(classifier.labels),
         "front_end": classifier.front_end.describe(),
+    }
+    keep = _Keep(folder, settings)
+    if (state := keep.finished()) is not None:
+        return explainer.load_state(state)
+    explainer.fit(classifier, train, validation=validation, random=seed, workspace=keep.workspace, progress=progress)
+    keep.write(explainer.state())
+    return explainer
+
+
+def train(
+    registry: Registry,
+    name: str,
+    train: Dataset,
+    folder: Path,
+    *,
+    validation: Dataset | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Progress = lambda done, total, text: None,
+) -> SelfExplaining:
+    """Train a classifier that explains itself and keep it in a folder; one that was killed goes on as in :func:`fit`.
+
+    Parameters
+    ----------
+    registry : Registry
+    name : str
+        Of the explainer, of scope ``by-design``.
+    train, validation : Dataset
+        Its classes are the labels of ``train``.
+    folder : Path
+        Made if need be. A finished training of the same settings is loaded instead of repeated.
+    parameters : dict, optional
+        Of the explainer.
+    seed : int
+    device : torch.device or str
+    progress : callable (done, total, text)
+
+    Returns
+    -------
+    SelfExplaining
+
+    Raises
+    ------
+    PluginError
+        There is no such explainer.
+    ConfigurationError
+        The explainer is no classifier or has no such parameter, or the training data have no clips.
+    CheckpointError
+        The folder holds another fit, finished or not, or is damaged.
+    """
+    offer = registry.explainer(name)
+    explainer = build(offer.spec, parameters or {})
+    if not isinstance(explainer, SelfExplaining):
+        raise ConfigurationError(f"{name!r} is no classifier of its own; it explains another one, with `--classifier`.")
+    _check_not_empty(name, train)
+    settings = {
+        **_settings(offer, parameters or {}, train, validation, seed),
+        "classifier": None,
+        "labels": list(train.labels),
+        "rate": train.rate,
+    }
+    keep = _Keep(folder, settings)
+    if (state := keep.finished()) is not None:
+        return explainer.restore(state, train.labels)
+    explainer.train(
+        train,
+        validation=validation,
+        random=seed,
+        device=torch.device(device),
+        workspace=keep.workspace,
+        progress=progress,
+    )
+    keep.write(explainer.state())
+    return explainer
+
+
+class _Keep:
+    """A folder and the settings of the fit that it is for."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.settings: dict[str, Any] = json.loads(canonical_json(settings))  # as they will be read again
+        self.workspace = Workspace(folder, digest_of(self.settings))
+
+    def finished(self) -> dict[str, Tensor] | None:
+        """What a finished fit of these settings left, if there is one; CheckpointError if it is of others."""
+        if not (self.folder / _DOCUMENT).exists():
+            return None
+        stored = _read_document(self.folder)
+        differing = [key for key, value in self.settings.items() if stored.get(key) != value]
+        if differing:
+            raise CheckpointError(
+                f"{self.folder} holds another fit ({stored['explainer']}): other {', '.join(differing)}. "
+                "Choose another --out."
+            )
+        self.workspace.clear()
+        return _read_state(self.folder, stored)
+
+    def write(self, state: Mapping[str, Tensor]) -> None:
+        """Keep what was fitted; its checkpoint is not needed any more."""
+        save_tensors(self.folder / _TENSORS, state)
+        document = {**self.settings, "tensors_sha256": _sha256(self.folder / _TENSORS)}
+        write_json(self.folder / _DOCUMENT, {**document, "settings_sha256": _digest_of_settings(document)})
+        self.workspace.clear()
+
+
+def _settings(
+    offer: Offer[ExplainerSpec], parameters: Mapping[str, Any], train: Dataset, validation: Dataset | None, seed: int
+) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "explainer": offer.qualified_name,
+        "version": offer.origin.version,
+        "parameters": resolved_parameters(offer.spec, parameters),
         "train": _digest_of_data(train),
         "validation": None if validation is None else _digest_of_data(validation),
         "seed": seed,
     }
-    settings = json.loads(canonical_json(settings))  # as they will be read again
-    workspace = Workspace(folder, digest_of(settings))
-    if (folder / _DOCUMENT).exists():
-        stored = _read_document(folder)
-        differing = [key for key, value in settings.items() if stored[key] != value]
-        if differing:
-            raise CheckpointError(
-                f"{folder} holds another fit ({stored['explainer']}): other {', '.join(differing)}. "
-                "Choose another --out."
-            )
-        workspace.clear()
-        return explainer.load_state(_read_state(folder, stored))
-    explainer.fit(classifier, train, validation=validation, random=seed, workspace=workspace, progress=progress)
-    save_tensors(folder / _TENSORS, explainer.state())
-    document = {**settings, "tensors_sha256": _sha256(folder / _TENSORS)}
-    write_json(folder / _DOCUMENT, {**document, "settings_sha256": _digest_of_settings(document)})
-    workspace.clear()
-    return explainer
+
+
+def _check_not_empty(name: str, train: Dataset) -> None:
+    if not len(train):
+        raise ConfigurationError(f"{name!r} cannot be fitted: the training data have no clips.")
 
 
 def load_fitted(registry: Registry, folder: Path, classifier: AudioClassifier) -> Fittable:
@@ -177,6 +285,11 @@ def load_fitted(registry: Registry, folder: Path, classifier: AudioClassifier) -
     """
     stored = _read_document(folder)
     fitted_to = stored["classifier"]
+    if fitted_to is None:
+        raise CheckpointError(
+            f"{folder} holds {stored['explainer']}, a classifier that explains itself and no other, such as "
+            f"{classifier.name}. Leave the classifier out: earwitness explain FILE --explainer … --checkpoint …"
+        )
     if fitted_to["checksum"] != classifier.checksum:
         raise CheckpointError(
             f"{folder} was fitted to {fitted_to['name']} ({fitted_to['checksum'][:12]}…), which is not the "
@@ -186,6 +299,31 @@ def load_fitted(registry: Registry, folder: Path, classifier: AudioClassifier) -
     if not isinstance(explainer, Fittable):
         raise CheckpointError(f"{folder} names {stored['explainer']!r}, which has nothing to load.")
     return explainer.load_state(_read_state(folder, stored))
+
+
+def load_trained(registry: Registry, folder: Path) -> SelfExplaining:
+    """Load a classifier that explains itself.
+
+    Parameters
+    ----------
+    registry : Registry
+    folder : Path
+        As :func:`train` left it.
+
+    Returns
+    -------
+    SelfExplaining
+
+    Raises
+    ------
+    CheckpointError
+        The folder is missing, half-written or damaged, or holds an explainer of other classifiers.
+    """
+    stored = _read_document(folder)
+    explainer = build(registry.explainer(stored["explainer"]).spec, stored["parameters"])
+    if not isinstance(explainer, SelfExplaining):
+        raise CheckpointError(f"{folder} holds a fitted {stored['explainer']}, which is no classifier.")
+    return explainer.restore(_read_state(folder, stored), stored["labels"])
 
 
 def fitted_identity(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from earwitness.classifier import AudioClassifier, Precision
 from earwitness.clips import Dataset
 from earwitness.errors import ClassifierError, ConfigurationError, DatasetError, PluginError
-from earwitness.fitting import fitted_identity, load_fitted
+from earwitness.fitting import fitted_identity, load_fitted, load_trained
 from earwitness.parameters import build
 from earwitness.protocols import Explainer
 from earwitness.registry import Registry, registry
@@ -66,6 +66,47 @@ def load_classifier(
         raise ClassifierError(
             f"{name} returned {type(classifier).__name__}; a classifier factory returns an earwitness.AudioClassifier."
         )
+    return _ready(classifier, device, precision)
+
+
+def load_self_explaining(
+    name: str,
+    checkpoint: str | os.PathLike[str],
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    precision: Precision = "float32",
+    plugins: Registry | None = None,
+) -> tuple[AudioClassifier, Explainer]:
+    """A classifier that explains itself, from the folder that its training left, and its explainer.
+
+    Parameters
+    ----------
+    name : str
+        Of the explainer, of scope ``by-design``.
+    checkpoint : path
+        See :func:`earwitness.fitting.train`.
+    parameters : dict, optional
+        Refused: the folder brings its own.
+    device, precision, plugins
+        See :func:`load_classifier`.
+
+    Raises
+    ------
+    PluginError
+        There is no such explainer.
+    ConfigurationError
+        The folder is another method's, parameters were given, or there is no such device or precision.
+    CheckpointError
+        The folder is missing, half-written or damaged.
+    """
+    plugins = plugins or registry()
+    _check_held(plugins, name, checkpoint, parameters)
+    trained = load_trained(plugins, Path(checkpoint))
+    return _ready(trained.as_classifier(), device, precision), trained
+
+
+def _ready(classifier: AudioClassifier, device: torch.device | str, precision: Precision) -> AudioClassifier:
     try:
         moved = classifier.to(device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
@@ -77,6 +118,16 @@ def load_classifier(
             f"{classifier.name} does not run on noise ({type(error).__name__}: {error}). Does its network fit its "
             "front end? If it takes one length only, give duration_s."
         ) from error
+
+
+def _check_held(
+    plugins: Registry, name: str, checkpoint: str | os.PathLike[str], parameters: Mapping[str, Any] | None
+) -> None:
+    if parameters:
+        raise ConfigurationError(f"{checkpoint} brings its own parameters; leave out {sorted(parameters)}.")
+    held, wanted = fitted_identity(Path(checkpoint))["explainer"], plugins.explainer(name).qualified_name
+    if held != wanted:
+        raise ConfigurationError(f"{checkpoint} holds a fitted {held}, not {wanted}.")
 
 
 def load_explainer(
@@ -112,11 +163,7 @@ def load_explainer(
     if checkpoint is not None:
         if classifier is None:
             raise ConfigurationError(f"Give the classifier that {checkpoint} was fitted to.")
-        if parameters:
-            raise ConfigurationError(f"{checkpoint} brings its own parameters; leave out {sorted(parameters)}.")
-        held = fitted_identity(Path(checkpoint))["explainer"]
-        if held != offer.qualified_name:
-            raise ConfigurationError(f"{checkpoint} holds a fitted {held}, not {offer.qualified_name}.")
+        _check_held(plugins, name, checkpoint, parameters)
         return load_fitted(plugins, Path(checkpoint), classifier)
     explainer: Any = build(offer.spec, parameters or {})
     if not isinstance(explainer, Explainer):

@@ -2,7 +2,9 @@
 
 The sound of a part is its share of what is heard. In each bin, the gain is divided among the parts in proportion to
 their positive relevance there, so that the sounds of all parts sum to ``heard.wav``, and the parts of a part that
-speak against the class are not heard.
+speak against the class are not heard. The one exception is the rule of the DRSA thesis, ``percentile_blur``, which
+makes a sound of one map: it is applied to the map of each part, as there, and the sounds then do not sum to what is
+heard.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from earwitness.artifacts import save_tensors
+from earwitness.audio.rules import PercentileBlur, Rule
 from earwitness.explanation import Explanation, Mask, Parts, Relevance
 from earwitness.pictures import PartMaps, draw_parts
 from earwitness.render import Rendering, Scene
@@ -37,7 +40,7 @@ class ExplainedPart:
     share : float
         Its weight over the sum of all parts' |weight|: the shares' absolute values sum to 1.
     sound : Path
-        WAV file, its share of what is heard.
+        WAV file, its share of what is heard; or what ``percentile_blur`` makes of its map.
     maps : Path
         Safetensors file: ``relevance`` and ``mask``, (F, columns) over ``frequencies_hz`` (F,) and ``times_s``
         (columns,), the middle of each column. Relevance is signed, in the method's unit; the mask is the part's gain,
@@ -56,7 +59,9 @@ class ExplainedPart:
         return {"name": self.name, "share": self.share, **relative}
 
 
-def part_gains(scene: Scene, explanation: Explanation, gain: Tensor, numbers: Sequence[int]) -> Iterator[Tensor]:
+def part_gains(
+    scene: Scene, explanation: Explanation, gain: Tensor, numbers: Sequence[int], rule: Rule | None = None
+) -> Iterator[Tensor]:
     """What each of some parts has of a gain.
 
     Parameters
@@ -68,13 +73,18 @@ def part_gains(scene: Scene, explanation: Explanation, gain: Tensor, numbers: Se
         That of the whole.
     numbers : sequence of int
         Which parts.
+    rule : Rule, optional
+        That made the gain.
 
     Yields
     ------
     Tensor (B, F, N), float32, in [0, 1]
         The gains of all parts that a row selects sum to ``gain``; where none of them has positive relevance, they share
-        it alike. A row that selects none shares it among all.
+        it alike. A row that selects none shares it among all. Of ``percentile_blur``: what the rule makes of each map.
     """
+    if isinstance(rule, PercentileBlur):
+        yield from (scene.gain(part_alone(explanation, number), rule) for number in numbers)
+        return
     parts = _parts_of(explanation)
     selected = parts.selected.to(gain.device)
     selected = (selected | ~selected.any(1, keepdim=True)).to(gain)
@@ -102,11 +112,22 @@ class PartFiles:
         Of the listening STFT.
     n_columns : int
         Of the maps.
+    rule : Rule, optional
+        That makes what is heard.
     """
 
-    def __init__(self, folder: Path, rate: int, duration_s: float, frequencies_hz: Tensor, n_columns: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rate: int,
+        duration_s: float,
+        frequencies_hz: Tensor,
+        n_columns: int,
+        rule: Rule | None = None,
+    ) -> None:
         self._folder = folder
         self._rate = rate
+        self._rule = rule
         self._frame = (duration_s, frequencies_hz, n_columns)
         self._stack = ExitStack()
         self._names: tuple[str, ...] = ()
@@ -147,10 +168,10 @@ class PartFiles:
         assert self._picture is not None
         self._weights += weights.sum(0)
         grid = scene.listening.grid(scene.n_samples)
-        gains = part_gains(scene, explanation, rendering.gain, self._numbers)
+        gains = part_gains(scene, explanation, rendering.gain, self._numbers, self._rule)
         maps: list[dict[str, Tensor]] = [{"power": row} for row in scene.magnitude.square()]
         for place, (number, gain) in enumerate(zip(self._numbers, gains, strict=True)):
-            relevance = scene.relevance_map(_alone(explanation, number))
+            relevance = scene.relevance_map(part_alone(explanation, number))
             heard = scene.sound(gain)
             for row, (start, length) in enumerate(windows):
                 self._sounds[place].add(start, heard[row, :length])
@@ -224,8 +245,8 @@ def _parts_of(explanation: Explanation) -> Parts:
     return explanation.parts
 
 
-def _alone(explanation: Explanation, number: int) -> Explanation:
-    """A part as an explanation of its own."""
+def part_alone(explanation: Explanation, number: int) -> Explanation:
+    """Part ``number`` of an explanation as one of its own."""
     one = _parts_of(explanation).map(number)
     if isinstance(one, Mask):
         return Explanation(explanation.target, mask=one)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from earwitness.errors import StoreError
+from earwitness.explanation import Example
 
 RANGE_DB = 70.0
 """Dynamic range of spectrograms, below the recording's loudest bin."""
@@ -139,6 +140,53 @@ def draw_parts(
     return _save(figure, path)
 
 
+def draw_examples(path: Path, *, title: str, examples: Sequence[Example]) -> Path:
+    """Similarity and contribution of each example over frequency, in a row of its own.
+
+    Parameters
+    ----------
+    path : Path
+        PNG file to write.
+    title : str
+        Printed above.
+    examples : sequence of Example
+        Compared band by band.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be written.
+    """
+    figure = Figure(figsize=(10, 1.0 + 1.7 * len(examples)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(examples), 2, sharex=True, sharey="col", squeeze=False)
+    for (left, right), example in zip(axes, examples, strict=True):
+        bands = example.bands
+        assert bands is not None
+        frequencies_hz = bands.frequencies_hz.numpy()
+        left.fill_between(frequencies_hz, bands.similarity.numpy(), step="mid", color="tab:blue", alpha=0.6)
+        left.set_title(f"{example.name} (similarity {example.similarity:.3g})", loc="left", fontsize=10)
+        contribution = bands.contribution.numpy()
+        for part, colour in ((contribution.clip(0), "tab:red"), (contribution.clip(max=0), "tab:blue")):
+            right.fill_between(frequencies_hz, part, step="mid", color=colour, alpha=0.6)
+        right.set_title(f"contribution {example.contribution:+.3g}", loc="left", fontsize=10)
+        left.set_ylim(0, 1)
+    for axis, name in zip(axes[-1], ("similarity", "contribution to the class"), strict=True):
+        axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        axis.set_xticks(*_ticks(low, high))
+        axis.set_xticks([], minor=True)
+        axis.set_xlabel(f"frequency in Hz ({name} by band)")
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left", wrap=True)
+    return _save(figure, path)
+
+
+def _ticks(low: float, high: float) -> tuple[list[int], list[str]]:
+    """Frequencies in Hz within a range, and how they are written."""
+    ticks = [f for f in (100, 300, 1000, 3000, 10000) if low <= f <= high]
+    return ticks, [f"{f:g}" if f < 1000 else f"{f / 1000:g}k" for f in ticks]
+
+
 def _save(figure: Figure, path: Path) -> Path:
     try:
         figure.savefig(path, dpi=110)
@@ -170,7 +218,6 @@ def _show(
     )
     axis.set_yscale("log")
     axis.set_ylabel("frequency in Hz")
-    ticks = [f for f in (100, 300, 1000, 3000, 10000) if low <= f <= high]
-    axis.set_yticks(ticks, [f"{f:g}" if f < 1000 else f"{f / 1000:g}k" for f in ticks])
+    axis.set_yticks(*_ticks(low, high))
     axis.set_yticks([], minor=True)
     return image

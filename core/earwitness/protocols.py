@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
@@ -82,6 +82,46 @@ class Fittable(Protocol):
 
     def load_state(self, state: Mapping[str, Tensor]) -> Self:
         """Take up fitted tensors."""
+        ...
+
+
+@runtime_checkable
+class SelfExplaining(Protocol):
+    """A classifier that explains itself: an explainer of scope ``by-design``. It is trained, not fitted to another."""
+
+    def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
+        """See :class:`Explainer`. ``classifier`` is one of its own kind, from :meth:`as_classifier` as a rule.
+
+        Raises
+        ------
+        NotApplicableError
+            It is any other.
+        """
+        ...
+
+    def train(
+        self,
+        train: Dataset,
+        *,
+        validation: Dataset | None,
+        random: int,
+        device: torch.device,
+        workspace: Workspace,
+        progress: Progress,
+    ) -> None:
+        """Learn the classes of a data set; see :meth:`Fittable.fit`."""
+        ...
+
+    def state(self) -> Mapping[str, Tensor]:
+        """All that was learnt, as tensors by name."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor], labels: Sequence[str]) -> Self:
+        """Take up what was learnt, and the labels of the data that it was learnt from."""
+        ...
+
+    def as_classifier(self) -> AudioClassifier:
+        """What was learnt, as a classifier like any other."""
         ...
 
 

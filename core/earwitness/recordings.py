@@ -6,6 +6,7 @@ take no more than two windows do.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from earwitness.audio.rules import Energy, Rule
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Clip
 from earwitness.errors import AudioError, StoreError
+from earwitness.examples import ExampleFiles, RecordedExample
 from earwitness.explanation import Explanation, Route, Scale
 from earwitness.parts import ExplainedPart, PartFiles
 from earwitness.pictures import draw_explanation
@@ -61,7 +63,7 @@ class Settings:
     draws : int
         Random masks in the verdict.
     match_loudness : bool
-        Write ``heard_loud.wav`` too, at the recording's level.
+        Write ``heard_loud.wav`` too, at the recording's level, and the like of each part.
     """
 
     label: str | None = None
@@ -82,7 +84,8 @@ class ExplainedRecording:
     ----------
     folder : Path
         Holds ``heard.wav``, ``rest.wav``, ``explanation.png`` and ``explanation.json``, and for a method with parts
-        ``parts.png`` and a folder ``parts``; for a silent recording only the document.
+        ``parts.png`` and a folder ``parts``, for one with examples a folder ``examples``; for a silent recording only
+        the document.
     label : str or None
         The explained class.
     probabilities : dict of str to float
@@ -92,6 +95,7 @@ class ExplainedRecording:
     notes : tuple of str
         What was found out about the recording on the way.
     parts : tuple of ExplainedPart
+    examples : tuple of RecordedExample
         Empty for methods that have none.
     """
 
@@ -101,6 +105,7 @@ class ExplainedRecording:
     verdict: Verdict | None
     notes: tuple[str, ...]
     parts: tuple[ExplainedPart, ...] = ()
+    examples: tuple[RecordedExample, ...] = ()
 
     @property
     def heard(self) -> Path:
@@ -201,6 +206,7 @@ class _Job:
         self.folder = folder
         self.progress = progress
         self.listening = classifier.listening
+        self.diagnostics: dict[str, float] = {}
         window_s = classifier.duration_s or settings.window_s
         self.n_window = round(window_s * classifier.rate)
         self.n_hop = max(1, self.n_window // 2)
@@ -223,13 +229,16 @@ class _Job:
         target = int(mean.argmax()) if target is None else target
         top = mean.topk(min(5, len(mean)))
         ranking = {self.classifier.labels[int(i)]: float(p) for p, i in zip(top.values, top.indices, strict=True)}
-        verdict, picture, part_files = self._explain(heard, target)
+        example_files = ExampleFiles(self.folder)
+        verdict, picture, part_files, pointless = self._explain(heard, target, example_files)
         label = self.classifier.labels[target]
-        if self.settings.match_loudness:
-            self._match_loudness()
         title = f"{self.recording.path.name}: {label} ({float(mean[target]):.2f}), {self.explainer_name}"
-        parts = part_files.finish(title)
-        result = self._finish(label, ranking, verdict, [*notes, *part_files.notes], parts)
+        parts, examples = part_files.finish(title), example_files.finish(title)
+        if self.settings.match_loudness:
+            for sound in (self.folder / "heard.wav", *(part.sound for part in parts)):
+                self._match_loudness(sound)
+        notes = [*notes, *pointless, *part_files.notes, *example_files.notes]
+        result = self._finish(label, ranking, verdict, notes, parts, examples)
         draw_explanation(
             self.folder / "explanation.png",
             title=title,
@@ -297,23 +306,30 @@ class _Job:
             notes.append(f"followed by silence up to the {fixed:g} s that {self.classifier.name} takes")
         return notes
 
-    def _explain(self, heard: _Heard, target: int) -> tuple[Verdict, StitchedPicture, PartFiles]:
-        """Second pass: explain each chunk, write what is heard and what is left, and put it to the test."""
+    def _explain(
+        self, heard: _Heard, target: int, example_files: ExampleFiles
+    ) -> tuple[Verdict, StitchedPicture, PartFiles, list[str]]:
+        """Second pass: explain each chunk, write what is heard and what is left, and put it to the test.
+
+        The last item says in how many windows the explanation points at nothing.
+        """
         rate = self.classifier.rate
         tested = self._windows_to_test(heard, target)
         duration_s = self.recording.duration_s
         n_columns = max(1, min(1200, round(duration_s * rate) // self.listening.hop_length))  # a frame in each, or more
         bins = self.listening.grid(self.listening.n_fft).frequencies_hz
         picture = StitchedPicture(duration_s, bins, n_columns, ("recording", "relevance", "heard"))
-        part_files = PartFiles(self.folder, rate, duration_s, bins, n_columns)
+        part_files = PartFiles(self.folder, rate, duration_s, bins, n_columns, self.settings.rule)
         evidence: list[Evidence] = []
-        done = 0
+        done = n_pointless = 0
         with ExitStack() as stack:
             heard_file = stack.enter_context(StitchedSound(self.folder / "heard.wav", rate))
             rest_file = stack.enter_context(StitchedSound(self.folder / "rest.wav", rate))
             stack.enter_context(part_files)
             for chunk in self._chunks():
                 scene, explanation, rendering = self._render(chunk, target)
+                for name, values in explanation.diagnostics.items():
+                    self.diagnostics[name] = max(self.diagnostics.get(name, -math.inf), float(values.max()))
                 relevance = scene.importance(explanation)
                 grid = self.listening.grid(scene.n_samples)
                 for row, window in enumerate(chunk):
@@ -327,12 +343,18 @@ class _Job:
                     }
                     picture.add(window.start / rate, grid, maps)
                 part_files.add(scene, explanation, rendering, [(window.start, window.n_samples) for window in chunk])
+                example_files.add(explanation, [window.start / rate for window in chunk])
                 rows = [row for row, window in enumerate(chunk) if window.start in tested]
                 if rows:
                     evidence.append(self._test(scene, rendering, rows, target))
+                n_pointless += int((rendering.mean_mask == 0).sum())
                 done += len(chunk)
                 self.progress(len(heard.starts) + done, 2 * len(heard.starts), "explaining")
-        return judge(self.classifier.labels[target], evidence), picture, part_files
+        notes = []
+        if n_pointless:
+            where = "" if done == 1 else f" in {n_pointless} of {done} windows"
+            notes.append(f"{self.explainer_name} points at nothing{where}, and nothing is heard there")
+        return judge(self.classifier.labels[target], evidence), picture, part_files, notes
 
     @staticmethod
     def _windows_to_test(heard: _Heard, target: int) -> set[int]:
@@ -359,19 +381,19 @@ class _Job:
         random = Random(self.settings.seed, scene.batch.clip_ids)
         return gather_evidence(scene, rendering, classes, random=random, draws=self.settings.draws)
 
-    def _match_loudness(self) -> None:
-        """Write ``heard_loud.wav``: what is heard at the recording's level, as far as its peak allows."""
+    def _match_loudness(self, sound: Path) -> None:
+        """Write ``…_loud.wav`` beside a sound: the same at the recording's level, as far as its peak allows."""
+        wanted = peak = energy = 0.0
         heard, rest = self.folder / "heard.wav", self.folder / "rest.wav"
-        energy = wanted = peak = 0.0
-        with soundfile.SoundFile(heard) as a, soundfile.SoundFile(rest) as b:
-            for x, y in zip(a.blocks(65536), b.blocks(65536), strict=True):
-                energy, wanted = energy + float((x**2).sum()), wanted + float(((x + y) ** 2).sum())
-                peak = max(peak, float(abs(x).max()))
+        with soundfile.SoundFile(heard) as a, soundfile.SoundFile(rest) as b, soundfile.SoundFile(sound) as own:
+            for x, y, z in zip(a.blocks(65536), b.blocks(65536), own.blocks(65536), strict=True):
+                energy, wanted = energy + float((z**2).sum()), wanted + float(((x + y) ** 2).sum())
+                peak = max(peak, float(abs(z).max()))
         gain = min((wanted / energy) ** 0.5, 1 / peak) if energy > 0 else 1.0
-        loud_path = self.folder / "heard_loud.wav"
-        with StitchedSound(loud_path, self.classifier.rate) as loud, soundfile.SoundFile(heard) as a:
+        loud_path = sound.with_name(f"{sound.stem}_loud.wav")
+        with StitchedSound(loud_path, self.classifier.rate) as loud, soundfile.SoundFile(sound) as own:
             start = 0
-            for x in a.blocks(65536, dtype="float32"):
+            for x in own.blocks(65536, dtype="float32"):
                 loud.add(start, gain * torch.from_numpy(x))
                 start += len(x)
 
@@ -382,6 +404,7 @@ class _Job:
         verdict: Verdict | None,
         notes: list[str],
         parts: tuple[ExplainedPart, ...] = (),
+        examples: tuple[RecordedExample, ...] = (),
     ) -> ExplainedRecording:
         said = None if verdict is None else {**asdict(verdict), "supported": verdict.supported, "word": verdict.word}
         stft = self.listening
@@ -401,10 +424,13 @@ class _Job:
             "seed": self.settings.seed,
             "listening_stft": {"rate": stft.rate, "n_fft": stft.n_fft, "hop_length": stft.hop_length},
             "notes": notes,
+            # The largest of all windows; a number that JSON does not have is null.
+            "diagnostics": {n: value if math.isfinite(value) else None for n, value in self.diagnostics.items()},
             "parts": [part.document(self.folder) for part in parts],
+            "examples": [example.document(self.folder) for example in examples],
         }
         write_json(self.folder / "explanation.json", document)
-        return ExplainedRecording(self.folder, label, ranking, verdict, tuple(notes), parts)
+        return ExplainedRecording(self.folder, label, ranking, verdict, tuple(notes), parts, examples)
 
 
 def _writable(folder: Path) -> Path:

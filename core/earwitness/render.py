@@ -234,9 +234,14 @@ class Scene:
         return lower_mask(fine_map, fine, coarse, self.magnitude)
 
     def gain(self, explanation: Explanation, rule: Rule) -> Tensor:
-        """The gain (B, F, N), in [0, 1], that a rule makes of an explanation; a method's own mask is kept as it is."""
+        """The gain (B, F, N), in [0, 1], that a rule makes of an explanation; a method's own mask is kept as it is.
+
+        A row that points at nothing has a gain of 0, whatever energy a rule would keep.
+        """
         if isinstance(rule, Energy):
-            return EnergyBudget(self.importance(explanation), self.magnitude).gain(rule.p, rule.form)
+            importance = self.importance(explanation)
+            pointing = (importance > 0).flatten(1).any(1)[:, None, None]
+            return EnergyBudget(importance, self.magnitude).gain(rule.p, rule.form) * pointing
         if explanation.mask is None and explanation.relevance is not None:
             return self.lift(rule(explanation.relevance.values), explanation.relevance.domain).clamp(0, 1)
         return self.importance(explanation)

@@ -17,7 +17,7 @@ API_VERSION = 1
 
 Scope = Literal["post-hoc", "by-design", "control"]
 Direction = Literal["higher", "lower", "neither"]
-NEEDS = frozenset({"gradient", "convolution", "relu", "fit", "sources", "several-clips"})
+NEEDS = frozenset({"gradient", "convolution", "relu", "fit", "sources", "parts", "several-clips"})
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*(:\w+)?")
 
@@ -72,23 +72,43 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What the work on one chunk of clips takes on a cluster: cores, a share of one GPU (where the run is on GPUs at
+    all), and memory in MB."""
+
+    cpus: float = 1.0
+    gpus: float = 0.25
+    memory_mb: float = 1000.0
+
+    def __post_init__(self) -> None:
+        if not (self.cpus > 0 and self.gpus >= 0 and self.memory_mb >= 0) or (self.gpus > 1 and self.gpus % 1):
+            raise PluginError(
+                f"Resources are cpus > 0, gpus between 0 and 1 or a whole number, and memory_mb >= 0, got {self}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExplainerSpec(Spec):
     """An explanation method.
 
     ``scope`` is ``"post-hoc"`` (ranked), ``"by-design"`` (explains only itself: a table of its own) or ``"control"``
     (runs in every suite, never ranked). ``needs`` lets the host skip with a reason: ``gradient``, ``convolution``,
-    ``relu``, ``fit``, ``sources``, ``several-clips``. ``paper`` is a citation.
+    ``relu``, ``fit``, ``sources``, ``several-clips``. ``paper`` is a citation. ``resources`` is what a cluster sets
+    aside for it.
     """
 
     paper: str = ""
     scope: Scope = "post-hoc"
     needs: frozenset[str] = frozenset()
+    resources: Resources = Resources()
     api: int = API_VERSION
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scope not in get_args(Scope):
             raise PluginError(f"The scope of {self.name!r} must be one of {get_args(Scope)}, got {self.scope!r}.")
+        if not isinstance(self.resources, Resources):
+            raise PluginError(f"The resources of {self.name!r} must be a Resources object, got {self.resources!r}.")
         _check_needs_and_api(self, self.needs, self.api)
 
 
@@ -117,6 +137,12 @@ class Column:
 class MetricSpec(Spec):
     """A score of explanations. Raise ``version`` whenever its numbers change: tables never mix versions.
 
+    ``needs`` lets the host skip with a reason: ``sources`` (clips whose clean sources are known), ``parts`` (an
+    explanation that has them), ``several-clips``.
+
+    ``attribution_only`` metrics look at the explanation and the recording, and never ask the classifier: they are
+    computed on the CPU, on a cluster with GPUs by workers that have none.
+
     ``refused`` says why a metric that people will ask for cannot be used here: it is listed as such, and whoever asks
     for it is told.
     """
@@ -125,6 +151,7 @@ class MetricSpec(Spec):
     paper: str = ""
     columns: tuple[Column, ...] = ()
     needs: frozenset[str] = frozenset()
+    attribution_only: bool = False
     refused: str = ""
     api: int = API_VERSION
 

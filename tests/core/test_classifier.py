@@ -530,6 +530,17 @@ def test_regrouping_twice_is_refused() -> None:
         classifier_of().regroup({"a": ["dog"]}).regroup({"b": ["a"]})
 
 
+def test_the_outputs_behind_a_label_are_those_whose_largest_is_its_logit() -> None:
+    plain = classifier_of()
+    regrouped = plain.regroup({"animal": ["dog"], "other": ["clock", "rain"]})
+    assert [plain.outputs_of(target) for target in range(3)] == [(0,), (1,), (2,)]
+    outputs, logits = plain.logits(noise()), regrouped.logits(noise())
+    for target in range(2):
+        assert torch.equal(outputs[:, list(regrouped.outputs_of(target))].amax(1), logits[:, target])
+    with pytest.raises(ClassifierError, match="index into the 2 labels of small, got 2"):
+        regrouped.outputs_of(2)
+
+
 # --- identity
 
 

@@ -118,8 +118,8 @@ def test_the_help_reads_specs_only(run: Callable[..., Result]) -> None:
 
 
 def test_completion_reads_specs_only() -> None:
-    done = earwitness("x", _EARWITNESS_COMPLETE="bash_complete", COMP_WORDS="earwitness l", COMP_CWORD="1")
-    assert done.stdout.split() == ["plain,leaderboard", "plain,list"]
+    done = earwitness("x", _EARWITNESS_COMPLETE="bash_complete", COMP_WORDS="earwitness leade", COMP_CWORD="1")
+    assert done.stdout.split() == ["plain,leaderboard"]
 
 
 def test_no_arguments_show_the_help(run: Callable[..., Result]) -> None:
@@ -253,7 +253,7 @@ def test_json_has_the_documented_shape() -> None:
     assert list(listed) == [*KINDS, "broken"]
     common = {"name", "qualified_name", "collides", "distribution", "version", "summary", "target"}
     more = {
-        "explainers": {"paper", "scope", "needs", "api"},
+        "explainers": {"paper", "scope", "needs", "resources", "api"},
         "metrics": {"metric_version", "paper", "columns", "needs", "refused", "api"},
         "classifiers": {"paper"},
         "datasets": {"paper", "licence"},

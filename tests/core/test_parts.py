@@ -14,6 +14,7 @@ from torch import Tensor
 
 from earwitness import Explanation, Mask, Relevance, Settings, load_classifier
 from earwitness.audio.files import read_audio
+from earwitness.audio.rules import PercentileBlur
 from earwitness.clips import Batch, Clip
 from earwitness.errors import StoreError
 from earwitness.explanation import Parts
@@ -65,9 +66,9 @@ def recording(path: Path, n_clips: int = 1) -> Path:
     return path
 
 
-def explained(tmp_path: Path, method: Any, n_clips: int = 1) -> ExplainedRecording:
+def explained(tmp_path: Path, method: Any, n_clips: int = 1, **options: Any) -> ExplainedRecording:
     path = recording(tmp_path / "in.wav", n_clips)
-    settings = Settings(draws=2)
+    settings = Settings(draws=2, **options)
     return explain_recording(
         path, tmp_path / "out", classifier=TOY, explainer=method, explainer_name="bands", settings=settings
     )
@@ -117,6 +118,24 @@ def test_parts_that_are_not_selected_have_nothing_of_it() -> None:
     first, second, third = part_gains(scene, explanation_of(scene, Bands(selected=2)), gain, [0, 1, 2])
     assert torch.allclose(first + second, gain, atol=1e-6)
     assert not third.any()
+
+
+def test_the_rule_of_the_thesis_makes_a_sound_of_the_map_of_each_part(tmp_path: Path) -> None:
+    result = explained(tmp_path, Bands(), rule=PercentileBlur(80), match_loudness=True)
+    waveform = sound(tmp_path / "in.wav")
+    scene = Scene(TOY, Batch.of([Clip(waveform, 16000, "in.wav@0")]), TOY.listening)
+    explanation = explanation_of(scene, Bands())
+    assert explanation.parts is not None
+    for number, part in enumerate(result.parts):
+        own = explanation.parts.map(number)
+        mask = scene.lift(PercentileBlur(80)(own.values), "features").clamp(0, 1)
+        wanted = scene.listening.inverse(mask * scene.spectrum, scene.n_samples)[0]
+        assert torch.allclose(sound(part.sound), wanted, atol=1e-5)
+        loud = sound(part.sound.with_name(f"part-{number + 1}_loud.wav"))
+        assert float(loud.square().mean() / waveform.square().mean()) == pytest.approx(1, rel=0.02) or float(
+            loud.abs().max()
+        ) == pytest.approx(1, abs=1e-3)
+        assert torch.allclose(loud / loud.abs().max(), wanted / wanted.abs().max(), atol=1e-4)
 
 
 def test_every_part_has_a_sound_maps_and_a_share(tmp_path: Path) -> None:

@@ -159,3 +159,20 @@ def test_both_scales_and_both_routes_are_open(scale: str, route: str, tmp_path: 
     soundfile.write(tmp_path / "in.wav", sound(1.0, 16000), 16000)
     rule = parse_rule("normalise")
     assert explained(tmp_path / "in.wav", tmp_path / "out", rule=rule, scale=scale, route=route).verdict is not None
+
+
+def test_an_explanation_that_points_at_nothing_is_heard_as_nothing_and_said_to(tmp_path: Path) -> None:
+    """Not as the whole recording at a lower level, whatever energy the rule would keep."""
+
+    class Nothing:
+        def explain(self, classifier, batch, *, target, random):
+            return Explanation(
+                target, mask=Mask(torch.zeros_like(classifier.features(batch.waveforms)[:, 0]), "features")
+            )
+
+    soundfile.write(tmp_path / "in.wav", sound(1.0, 16000), 16000, subtype="FLOAT")
+    result = explained(tmp_path / "in.wav", tmp_path / "out", Nothing())
+    assert float(read_audio(result.heard)[0].abs().max()) == 0
+    assert any("points at nothing, and nothing is heard" in note for note in result.notes)
+    assert result.verdict is not None
+    assert not result.verdict.supported

@@ -16,7 +16,7 @@ from earwitness.random import Random
 from earwitness.registry import registry
 from networks import N_SAMPLES, SmallCNN, batch_of, classifier_of, wave_classifier_of
 
-CONTROLS = ("uniform-noise", "loudness", "constant-gain", "all-ones", "all-zeros")
+CONTROLS = ("uniform-noise", "loudness", "constant-gain", "noise-parts", "all-ones", "all-zeros")
 SHAPE = (4, 129, 1 + N_SAMPLES // 128)
 
 
@@ -90,6 +90,43 @@ def test_uniform_noise_belongs_to_the_clip_whatever_its_batch() -> None:
     assert not torch.equal(mask_of(explain("uniform-noise", batch, seed=1)).values, together)
 
 
+def noise_parts(k: int, batch: Batch | None = None, **more: Any) -> Explanation:
+    return explain(load_explainer("noise-parts", parameters={"k": k}), batch, **more)
+
+
+def test_parts_of_noise_are_white_independent_and_sum_to_the_whole() -> None:
+    explanation = noise_parts(3)
+    assert explanation.parts is not None
+    assert explanation.relevance is not None
+    grid = classifier_of().feature_grid(N_SAMPLES)
+    assert grid is not None
+    maps = torch.stack([explanation.parts.map(number).values for number in range(3)], 1)
+    assert maps.shape == (4, 3, *grid.shape)
+    assert explanation.relevance.domain == "features"
+    assert torch.allclose(maps.sum(1), explanation.relevance.values, atol=1e-6)
+    assert torch.allclose(maps.sum((2, 3)), explanation.parts.weights, atol=1e-4)
+    cells = maps.flatten(0, 1).flatten(1)
+    assert float((torch.corrcoef(cells) - torch.eye(12)).abs().max()) < 0.2  # 16 x 32 cells
+    assert float(cells.mean()) == pytest.approx(0, abs=0.05)
+    assert float(cells.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_parts_of_noise_belong_to_the_clip_and_the_first_ones_do_not_depend_on_how_many_there_are() -> None:
+    batch = batch_of()
+    sixteen, alone = noise_parts(16, batch), noise_parts(2, Batch.of(batch.clips[2:3]))
+    assert sixteen.parts is not None
+    assert alone.parts is not None
+    assert sixteen.parts.names[-1] == "noise 16"
+    for number in range(2):
+        assert torch.equal(alone.parts.map(number).values[0], sixteen.parts.map(number).values[2])
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.0, True, "4"])
+def test_a_number_of_parts_that_is_none_is_refused(k: Any) -> None:
+    with pytest.raises(ConfigurationError, match="number of parts"):
+        load_explainer("noise-parts", parameters={"k": k})
+
+
 @pytest.mark.parametrize("name", CONTROLS)
 def test_a_control_knows_nothing_of_the_decision(name: str) -> None:
     def values(**changes: Any) -> torch.Tensor:
@@ -110,4 +147,5 @@ def test_a_control_serves_a_network_that_eats_samples(name: str) -> None:
     found = explanation.mask or explanation.relevance
     assert found is not None
     listening = wave_classifier_of().listening
+    assert found.domain == "stft"
     assert found.values.shape == (4, listening.n_bins, listening.n_frames(N_SAMPLES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from earwitness_bench.datasets.toy import Toy
 from earwitness_plugins.drsa.attribution import contexts_of, split_relevance
 from earwitness_plugins.drsa.explainer import DRSA
 from earwitness_plugins.drsa.fitted import ClassSubspaces, FittedSubspaces
-from earwitness_plugins.drsa.layers import choose_layer, rectified_layers
+from earwitness_plugins.drsa.layers import choose_layer, missing_from_parts, rectified_layers
 from earwitness_plugins.drsa.sampling import collect, draw_places
 from earwitness_plugins.drsa.subspaces import Subspaces, random_starts
 from earwitness_plugins.lrp.explainer import LRP
@@ -321,22 +322,54 @@ def test_layers_behind_a_relu_are_found_and_the_middle_map_is_the_default() -> N
     features = own.features(tones(2))
     names = [layer.name for layer in rectified_layers(own, features)]
     assert names == ["features.1", "features.2", "features.4", "features.6", "features"]
-    assert choose_layer(own, features, None) == "features.4"
+    assert choose_layer(Propagation(), own, features, None) == "features.4"
     toy = load_classifier("toy-cnn")
-    assert choose_layer(toy, toy.features(torch.randn(1, 16000)), None) == "features.7"
+    assert choose_layer(Propagation(), toy, toy.features(torch.randn(1, 16000)), None) == "features.7"
+
+
+def test_a_layer_that_signals_pass_by_is_known_and_no_default() -> None:
+    own = classifier_of(Residual())
+    features = own.features(tones(2))
+    assert missing_from_parts(Propagation(), own, features, "block.1") > 0.01
+    with pytest.raises(ConfigurationError, match=r"no layer of small .* sum to the whole.* block\.1"):
+        choose_layer(Propagation(), own, features, None)
+    assert choose_layer(Propagation(), own, features, "block.1") == "block.1"
+
+
+def test_the_default_is_no_layer_whose_inactive_units_have_relevance() -> None:
+    own = classifier()
+    features = own.features(tones(2))
+    by_weights = Propagation({"features.5": "wsquare", "Conv2d": "zplus", "Linear": "epsilon"})
+    missing = {name: missing_from_parts(by_weights, own, features, name) for name in ("features.4", "features.6")}
+    assert missing["features.4"] > 0.01
+    assert missing["features.6"] < 1e-5
+    assert choose_layer(by_weights, own, features, None) == "features.6"
+
+
+def test_the_default_of_a_network_with_residual_blocks_lies_between_them() -> None:
+    class Deeper(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.after = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU())
+
+        def forward(self, features: Tensor) -> Tensor:
+            x = functional.relu(self.first(features))
+            return self.head(self.after(x + self.block(x)).mean((2, 3)))
+
+    own = classifier_of(Deeper())
+    assert choose_layer(Propagation(), own, own.features(tones(2)), None) == "after.1"
 
 
 def test_without_a_relu_of_its_own_another_rectified_map_is_chosen() -> None:
     own = classifier_of(SmallCNN())  # one ReLU, in place, that serves twice
-    assert choose_layer(own, own.features(tones(2)), None) in ("features.3", "features")
-    assert choose_layer(classifier_of(Residual()), own.features(tones(2)), None) == "block.1"
+    assert choose_layer(Propagation(), own, own.features(tones(2)), None) in ("features.3", "features")
 
 
 @pytest.mark.parametrize(
     ("layer", "error", "match"),
     [
         ("features.9", ClassifierError, r"no layer 'features.9'.*Did you mean 'features"),
-        ("features.3", ConfigurationError, r"'features.3' \(Conv2d\).*not that of one ReLU.*features.4"),
+        ("features.3", ConfigurationError, r"'features.3' \(Conv2d\).*negative in places.*features.4"),
         ("head", ConfigurationError, r"'head' \(Linear\)"),
     ],
 )
@@ -518,6 +551,9 @@ def test_fit_and_explain_from_the_command_line(tmp_path: Path) -> None:
     out = ("--out", str(tmp_path / "out"))
     said = run("explain", str(tmp_path / "clip.wav"), "--explainer", "drsa", "--checkpoint", folder, *data[:2], *out)
     assert "subspace 4" in said
+    diagnostics = json.loads((tmp_path / "out" / "clip" / "explanation.json").read_text())["diagnostics"]
+    assert set(diagnostics) == {"conservation_gap", "unstable", "parts_gap"}
+    assert diagnostics["parts_gap"] < 1e-5
     assert sorted(path.name for path in (tmp_path / "out" / "clip" / "parts").glob("*.wav")) == [
         f"part-{k}.wav" for k in range(1, 5)
     ]

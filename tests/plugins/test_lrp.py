@@ -352,7 +352,7 @@ def test_a_parameter_that_is_not_valid_is_refused(parameters: dict[str, Any], me
 
 
 def test_a_target_that_is_no_class_is_refused() -> None:
-    with pytest.raises(ClassifierError, match=r"index into the 3 labels of small, got \[3, 0, -1, 0\]"):
+    with pytest.raises(ClassifierError, match=r"index into the 3 labels of small, got 3"):
         explain(LRP(), classifier_of(), batch_of(), torch.tensor([3, 0, -1, 0]))
 
 

@@ -113,7 +113,8 @@ def test_the_maps_are_those_of_the_reference(golden: Path, variant: str) -> None
         found = torch.autograd.grad(run.outputs, leaf, start, retain_graph=True)[0]
         hidden = torch.autograd.grad(run.outputs, run.hidden, start)[0]
     expected = torch.tensor(arrays[f"R:{variant}"]).reshape(found.shape)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+    # In float32, where another layout in memory already changes the last bits of a sum.
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6 * float(expected.abs().max()))
     if variant.endswith("zerobias"):
         torch.testing.assert_close(found.sum((1, 2, 3)), start.sum(1), rtol=1e-4, atol=1e-5)
     if f"relu2_R:{variant}" in arrays.files:
@@ -613,3 +614,18 @@ def test_a_hidden_layer_that_cannot_be_had_is_refused(layer: str, message: str) 
     ruled = RuledNetwork.of(made(Odd()), x, composite_of(DEFAULT), ZEROED)
     with pytest.raises(ClassifierError, match=message), ruled.run(x.clone().requires_grad_(), layer=layer):
         pass
+
+
+def test_a_network_that_wants_contiguous_maps_gets_them() -> None:
+    class Viewing(GoldenNetwork):
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.features(x)
+            return self.classifier(maps.view(len(maps), -1))
+
+    network, other = made(Viewing()), made(GoldenNetwork())
+    x = seeded(1, 1, 16, 16)
+    found, _, _ = attributed(network, x)
+    torch.testing.assert_close(found, attributed(other, x)[0], rtol=1e-9, atol=1e-12)
+    laid_out = [RuledNetwork.of(own, x, composite_of(DEFAULT), ZEROED).network for own in (network, other)]
+    last = [own.features[3].weight.is_contiguous(memory_format=torch.channels_last) for own in laid_out]
+    assert last == [False, True]

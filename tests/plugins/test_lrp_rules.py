@@ -113,6 +113,21 @@ def test_the_one_branch_gamma_is_bit_identical_behind_a_relu(kind: str, dtype: t
 
 
 @pytest.mark.parametrize("rule", RULE_OF)
+def test_relevance_that_comes_down_again_is_shared_out_as_the_first_time(rule: str) -> None:
+    layer, shape = layer_of("convolution")
+    numerics = Numerics(1e-7, True)
+    x = seeded(2, *shape).relu()
+    relevances = [seeded(*layer(x).shape, seed=seed) for seed in (1, 2, 1)]
+    once = [passed_down(layer, RULE_OF[rule], numerics, x, relevance)[0] for relevance in relevances]
+    handles = RuleHook("layer", RULE_OF[rule], numerics, repeated=True).register(layer)
+    leaf = x.clone().requires_grad_()
+    outputs = layer(leaf)
+    for relevance, expected in zip(relevances, once, strict=True):
+        assert torch.equal(torch.autograd.grad(outputs, leaf, relevance, retain_graph=True)[0], expected)
+    handles.remove()
+
+
+@pytest.mark.parametrize("rule", RULE_OF)
 def test_shortcuts_change_nothing(rule: str) -> None:
     layer, shape = layer_of("convolution")
     for x in (seeded(2, *shape), seeded(2, *shape).relu()):

@@ -32,25 +32,47 @@ def efficientat() -> LogMel:
     )
 
 
-def apnet_urbansound8k(*, min_db: float, max_db: float) -> LogMel:
-    """APNet (Zinemanas et al., Electronics 2021) for UrbanSound8K: 22.05 kHz, 128 bands, a frame each 46 ms.
+def apnet(*, rate: int, n_fft: int, hop_length: int, n_mels: int, min_db: float, max_db: float) -> LogMel:
+    """APNet (Zinemanas et al., Electronics 2021) for any data set: uncentred power in decibels, scaled to [-1, 1].
 
     Parameters
     ----------
+    rate : int
+        In Hz.
+    n_fft, hop_length : int
+        In samples.
+    n_mels : int
     min_db, max_db : float
         Smallest and largest value in dB over the training set: the stored scaler, which maps them to -1 and 1.
+
+    Raises
+    ------
+    ConfigurationError
+        The scaler is empty, or another value is out of range.
     """
-    return _apnet(22050, Stft(4096, 1024, padding="none"), 128, min_db, max_db)
+    if not min_db < max_db:
+        raise ConfigurationError(f"A min-max scaler needs min_db < max_db, got {min_db} and {max_db} dB.")
+    return LogMel(
+        rate=rate,
+        stft=Stft(n_fft, hop_length, padding="none"),
+        bands=MelBands(n_mels, norm="slaney"),
+        compression=Compression("db", 1e-10, top_db=80.0, shift=-(min_db + max_db) / 2, scale=(max_db - min_db) / 2),
+    )
+
+
+def apnet_urbansound8k(*, min_db: float, max_db: float) -> LogMel:
+    """APNet for UrbanSound8K: 22.05 kHz, 128 bands, a frame each 46 ms. Scaler: see :func:`apnet`."""
+    return apnet(rate=22050, n_fft=4096, hop_length=1024, n_mels=128, min_db=min_db, max_db=max_db)
 
 
 def apnet_medley_solos(*, min_db: float, max_db: float) -> LogMel:
-    """APNet for Medley-solos-DB: 44.1 kHz, 256 bands, a frame each 23 ms. Parameters: :func:`apnet_urbansound8k`."""
-    return _apnet(44100, Stft(4096, 1024, padding="none"), 256, min_db, max_db)
+    """APNet for Medley-solos-DB: 44.1 kHz, 256 bands, a frame each 23 ms. Scaler: see :func:`apnet`."""
+    return apnet(rate=44100, n_fft=4096, hop_length=1024, n_mels=256, min_db=min_db, max_db=max_db)
 
 
 def apnet_speech_commands(*, min_db: float, max_db: float) -> LogMel:
-    """APNet for Speech Commands: 16 kHz, 80 bands, a frame each 16 ms. Parameters: :func:`apnet_urbansound8k`."""
-    return _apnet(16000, Stft(1024, 256, padding="none"), 80, min_db, max_db)
+    """APNet for Speech Commands: 16 kHz, 80 bands, a frame each 16 ms. Scaler: see :func:`apnet`."""
+    return apnet(rate=16000, n_fft=1024, hop_length=256, n_mels=80, min_db=min_db, max_db=max_db)
 
 
 def drsa_toy() -> LogMel:
@@ -65,15 +87,4 @@ def drsa_toy() -> LogMel:
         bands=MelBands(64),
         compression=Compression("log10", 1e-7),
         power=1,
-    )
-
-
-def _apnet(rate: int, stft: Stft, n_mels: int, min_db: float, max_db: float) -> LogMel:
-    if not min_db < max_db:
-        raise ConfigurationError(f"A min-max scaler needs min_db < max_db, got {min_db} and {max_db} dB.")
-    return LogMel(
-        rate=rate,
-        stft=stft,
-        bands=MelBands(n_mels, norm="slaney"),
-        compression=Compression("db", 1e-10, top_db=80.0, shift=-(min_db + max_db) / 2, scale=(max_db - min_db) / 2),
     )

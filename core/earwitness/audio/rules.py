@@ -129,7 +129,7 @@ class Energy(_Named):
     """Keep share ``p`` of the *signal* energy, the same budget for every method.
 
     ``soft`` warps a map M in [0, 1] by a power, M ** g, until the gain keeps exactly p; ``hard`` keeps the top bins
-    (the one at the edge partly). They rank methods differently.
+    (the one at the edge partly). They rank methods differently. Of a map that points at nothing, nothing is kept.
     """
 
     p: float

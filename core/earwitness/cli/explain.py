@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from earwitness.cli.context import current_registry
-from earwitness.cli.options import classifier_options, classifier_parameters
+from earwitness.cli.options import classifier_options, classifier_parameters, refuse_classifier
 from earwitness.cli.progress import progress_bar
 
 
@@ -50,7 +50,11 @@ from earwitness.cli.progress import progress_bar
 @click.option(
     "--window", "window_s", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, metavar="SECONDS"
 )
-@click.option("--match-loudness", is_flag=True, help="Write heard_loud.wav too, at the recording's level.")
+@click.option(
+    "--match-loudness",
+    is_flag=True,
+    help="Write heard_loud.wav too, at the recording's level, and the like of each part.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option(
@@ -91,6 +95,7 @@ def explain(
       explanation.png   recording, relevance and what is heard, over Hz and seconds
       explanation.json  all numbers
       parts, parts.png  sound and maps of each part, for methods that answer in parts
+      examples          stored sounds it is like, for methods that compare (and examples.png)
 
     and prints a verdict: is the class still there in what is heard, is it gone from the rest, and do random masks of
     the same energy do worse?
@@ -102,7 +107,7 @@ def explain(
       earwitness explain dog.wav --classifier mypackage.models:make --rule "energy(0.3)"
     """
     from earwitness.audio.rules import parse_rule
-    from earwitness.loading import load_classifier, load_explainer
+    from earwitness.loading import load_classifier, load_explainer, load_self_explaining
     from earwitness.parameters import parse_assignments
     from earwitness.recordings import Settings, explain_recording
 
@@ -116,22 +121,33 @@ def explain(
         window_s=window_s,
         match_loudness=match_loudness,
     )
-    chosen = load_classifier(
-        classifier,
-        parameters=classifier_parameters(classifier_params, weights),
-        device=device,
-        precision=precision,
-        plugins=plugins,
-    )
+    if checkpoint is not None and plugins.explainer(explainer).spec.scope == "by-design":
+        refuse_classifier(explainer)
+        chosen, method = load_self_explaining(
+            explainer,
+            checkpoint,
+            parameters=parse_assignments(params),
+            device=device,
+            precision=precision,
+            plugins=plugins,
+        )
+    else:
+        chosen = load_classifier(
+            classifier,
+            parameters=classifier_parameters(classifier_params, weights),
+            device=device,
+            precision=precision,
+            plugins=plugins,
+        )
+        method = load_explainer(
+            explainer,
+            parameters=parse_assignments(params),
+            checkpoint=checkpoint,
+            classifier=chosen,
+            plugins=plugins,
+        )
     if label is not None:
         chosen.target_of(label)
-    method = load_explainer(
-        explainer,
-        parameters=parse_assignments(params),
-        checkpoint=checkpoint,
-        classifier=chosen,
-        plugins=plugins,
-    )
     documents = []
     for file, folder in zip(files, _folders(files, out), strict=True):
         run = functools.partial(
@@ -179,6 +195,9 @@ def say(file: Path, result: Any) -> None:
     click.echo(f"  look:   {result.folder / 'explanation.png'}")
     for part in result.parts:
         click.echo(f"  {part.name} ({part.share:.0%} of the relevance): {part.sound}")
+    for found in result.examples:
+        similarity, contribution = found.example.similarity, found.example.contribution
+        click.echo(f"  like {found.example.name} ({similarity:.3g}, adds {contribution:+.3g}): {found.sound}")
 
 
 def _sentence(error: Exception) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from earwitness.cli.context import current_registry
-from earwitness.cli.options import classifier_options, classifier_parameters
+from earwitness.cli.options import classifier_options, classifier_parameters, refuse_classifier
 from earwitness.cli.progress import progress_bar
 
 
@@ -46,7 +47,8 @@ def fit(
 ) -> None:
     """Fit EXPLAINER to a classifier and keep it in a folder.
 
-    A fit that was killed goes on from its last checkpoint when the same command is given again.
+    A fit that was killed goes on from its last checkpoint when the same command is given again. An explainer that is a
+    classifier of its own (scope by-design in `earwitness list`) is trained on the data, and takes no --classifier.
 
     \b
     Example:
@@ -54,14 +56,18 @@ def fit(
       earwitness explain dog.wav --explainer class-mean --checkpoint class-mean
     """
     from earwitness.fitting import fit as fit_explainer
+    from earwitness.fitting import train as train_explainer
     from earwitness.loading import load_classifier, load_dataset
     from earwitness.parameters import parse_assignments
 
     plugins = current_registry()
-    plugins.explainer(explainer)
-    chosen = load_classifier(
-        classifier, parameters=classifier_parameters(classifier_params, weights), device=device, plugins=plugins
-    )
+    chosen = None
+    if plugins.explainer(explainer).spec.scope == "by-design":
+        refuse_classifier(explainer)
+    else:
+        chosen = load_classifier(
+            classifier, parameters=classifier_parameters(classifier_params, weights), device=device, plugins=plugins
+        )
     own = parse_assignments(dataset_params)
     train = load_dataset(dataset, parameters=own, plugins=plugins)
     validation = None
@@ -70,20 +76,20 @@ def fit(
         validation = load_dataset(dataset, parameters=changed, plugins=plugins)
     started = time.monotonic()
     with progress_bar(f"fitting {explainer}", quiet=as_json) as progress:
-        fit_explainer(
-            plugins,
-            explainer,
-            chosen,
-            train,
-            out,
-            validation=validation,
-            parameters=parse_assignments(params),
-            seed=seed,
-            progress=progress,
-        )
+        options: dict[str, Any] = {
+            "validation": validation,
+            "parameters": parse_assignments(params),
+            "seed": seed,
+            "progress": progress,
+        }
+        if chosen is None:
+            train_explainer(plugins, explainer, train, out, device=device, **options)
+        else:
+            fit_explainer(plugins, explainer, chosen, train, out, **options)
     seconds = round(time.monotonic() - started, 2)
     if as_json:
         click.echo(json.dumps({"explainer": explainer, "folder": str(out), "clips": len(train), "seconds": seconds}))
     else:
-        click.echo(f"{explainer} is fitted to {chosen.name} on {len(train)} clips ({seconds:g} s): {out}")
+        done = "trained" if chosen is None else f"fitted to {chosen.name}"
+        click.echo(f"{explainer} is {done} on {len(train)} clips ({seconds:g} s): {out}")
         click.echo(f"use it:  earwitness explain FILE --explainer {explainer} --checkpoint {out}")

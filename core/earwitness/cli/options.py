@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from earwitness.errors import ConfigurationError
 from earwitness.parameters import parse_assignments
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,6 +34,21 @@ def classifier_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def refuse_classifier(explainer: str) -> None:
+    """Raise ConfigurationError where a classifier was named for a method that is a classifier itself."""
+    context = click.get_current_context()
+    given = [name for name in ("classifier", "classifier_params", "weights") if _was_given(context, name)]
+    if given:
+        raise ConfigurationError(
+            f"{explainer!r} is a classifier that explains itself, so it takes no other: leave out --classifier, "
+            "--classifier-param and --weights."
+        )
+
+
+def _was_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def classifier_parameters(assignments: tuple[str, ...], weights: str | None) -> dict[str, Any]:

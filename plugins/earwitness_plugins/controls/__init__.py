@@ -1,4 +1,4 @@
-"""Maps that know nothing of the classifier. They run in every suite and are never ranked.
+"""Maps that know nothing of the classifier. Most run in every suite; none is ever ranked.
 
 A constant gain of .97 wins Average Drop and input fidelity on published tables: a method that does not beat these at
 an equal budget of signal energy has shown nothing.
@@ -12,7 +12,7 @@ from torch import Tensor
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
 from earwitness.errors import ConfigurationError
-from earwitness.explanation import Explanation, Mask, Relevance
+from earwitness.explanation import Explanation, Mask, Parts, Relevance
 from earwitness.random import Random
 
 
@@ -53,6 +53,45 @@ class ConstantGain:
         stft = classifier.listening
         shape = (len(batch), stft.n_bins, stft.n_frames(batch.waveforms.shape[1]))
         return Explanation(target, mask=Mask(torch.full(shape, self.gain).to(batch.waveforms), "stft"))
+
+
+class NoiseParts:
+    """Maps of white noise as parts, and their sum as relevance, from each clip's own stream.
+
+    Scores of several parts are worth something only beside it: patches that any of sixteen noisy maps asks for are
+    soon all of them.
+
+    Parameters
+    ----------
+    k : int
+        Parts. They lie on the classifier's feature map, where it has one, else on the listening STFT.
+    """
+
+    def __init__(self, *, k: int = 4) -> None:
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ConfigurationError(f"k is a number of parts, at least 1; got {k!r}.")
+        self.k = k
+
+    def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
+        """See :class:`earwitness.protocols.Explainer`."""
+        n_samples = batch.waveforms.shape[1]
+        grid = classifier.feature_grid(n_samples)
+        shape = (classifier.listening.grid(n_samples) if grid is None else grid).shape
+
+        def part(number: int) -> Relevance:
+            noise = random.normal(f"noise-part {number}", *shape).to(batch.waveforms)
+            return Relevance(noise, "stft" if grid is None else "features")
+
+        maps = [part(number) for number in range(self.k)]
+        weights = torch.stack([one.values.sum((1, 2)) for one in maps], dim=1)
+        parts = Parts(
+            names=tuple(f"noise {number + 1}" for number in range(self.k)),
+            weights=weights,
+            selected=torch.ones_like(weights, dtype=torch.bool),
+            map=part,
+        )
+        whole = torch.stack([one.values for one in maps]).sum(0)
+        return Explanation(target, relevance=Relevance(whole, maps[0].domain), parts=parts)
 
 
 def all_ones() -> ConstantGain:

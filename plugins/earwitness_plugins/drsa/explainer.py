@@ -40,7 +40,8 @@ class DRSA:
     Parameters
     ----------
     layer : str, optional
-        Dotted name of a layer behind a ReLU. Default: the middle one of those with a map over time and frequency.
+        Dotted name of a layer behind a ReLU. Default: the middle one of those with a map over time and frequency, or
+        the nearest to it at which the parts sum to the whole.
     k : int
         Subspaces, at most as many as the layer has channels. Where it does not divide them, the first blocks have one
         channel more.
@@ -65,7 +66,8 @@ class DRSA:
     the training data, the same for every clip of a class; their weights are their relevance at the layer.
 
     Diagnostics: those of LRP, and ``parts_gap``: the largest |sum of the parts' maps - map|, relative to the map's
-    largest |value|. It is rounding (below 1e-5) unless signals pass the layer by, as in a block of a residual network.
+    largest |value|. It is rounding (below 1e-5) unless signals pass the layer by, as in a block of a residual network,
+    or the rule of the layer above looks at weights alone, as ``wsquare`` does.
     """
 
     def __init__(
@@ -162,7 +164,7 @@ class DRSA:
         first = train[0].resampled(classifier.rate)
         with torch.no_grad():
             features = classifier.features(Batch.of([first], device=classifier.device).waveforms)
-        return choose_layer(classifier, features, self.layer)
+        return choose_layer(self.propagation, classifier, features, self.layer)
 
     def _fit_class(
         self, classifier: AudioClassifier, index: int, evidence: Evidence, *, seed: int, report: Callable[[str], None]

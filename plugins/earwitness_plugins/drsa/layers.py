@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from earwitness.classifier import AudioClassifier
 from earwitness.errors import ClassifierError, ConfigurationError
+from earwitness_plugins.lrp.propagation import Propagation
 
 _RECTIFIERS = (nn.ReLU, nn.ReLU6)
+_COMPLETE = 1e-3
+"""What may be missing from the sum of parts at a layer that is chosen by itself: rounding, where maps cancel out."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ def rectified_layers(classifier: AudioClassifier, features: Tensor) -> list[Laye
     features : Tensor (B, 1, M, N') or (B, 1, T)
         An input, to see what runs.
     """
+    return _looked_at(classifier, features)[0]
+
+
+def _looked_at(classifier: AudioClassifier, features: Tensor) -> tuple[list[Layer], Counter[str]]:
+    """The rectified layers, and how often each layer runs."""
     found: dict[str, Layer] = {}
     runs: Counter[str] = Counter()
 
@@ -70,19 +78,24 @@ def rectified_layers(classifier: AudioClassifier, features: Tensor) -> list[Laye
     finally:
         for handle in handles:
             handle.remove()
-    return [layer for name, layer in found.items() if runs[name] == 1]
+    return [layer for name, layer in found.items() if runs[name] == 1], runs
 
 
-def choose_layer(classifier: AudioClassifier, features: Tensor, name: str | None) -> str:
+def choose_layer(propagation: Propagation, classifier: AudioClassifier, features: Tensor, name: str | None) -> str:
     """The named layer, once it is known to be fit for the purpose; or, without a name, the middle one.
 
     The middle one is of the ReLUs with a map over time and frequency, or, where a network has none as modules, of the
-    other rectified layers. Early layers are too local and the last ones too coarse for sounds that overlap.
+    other such rectified layers. Early layers are too local and the last ones too coarse for sounds that overlap. Where
+    parts at the middle one do not sum to the whole (see :func:`missing_from_parts`), it is the nearest at which they
+    do.
 
     Parameters
     ----------
+    propagation : Propagation
+        The rules of LRP.
     classifier : AudioClassifier
     features : Tensor (B, 1, M, N') or (B, 1, T)
+        The first clip is looked at.
     name : str or None
 
     Returns
@@ -94,27 +107,68 @@ def choose_layer(classifier: AudioClassifier, features: Tensor, name: str | None
     ClassifierError
         There is no such layer.
     ConfigurationError
-        Its output is not rectified (those that are, are named), or there is no layer to choose from.
+        Its output is not rectified (those that are, are named), or there is no layer to choose from, or only such at
+        which parts do not sum to the whole.
+    NotApplicableError
+        LRP has no rule for something in the network.
     """
     if name is not None:
         classifier.layer(name)
-    layers = rectified_layers(classifier, features)
+    layers, runs = _looked_at(classifier, features)
     names = [layer.name for layer in layers]
     if name in names:
         return str(name)
     if name is not None:
-        kind = type(classifier.layer(name)).__name__
+        kind, ran = type(classifier.layer(name)).__name__, runs[name]
+        why = (
+            "is not that of one: it is negative in places, or never 0"
+            if ran == 1
+            else f"is not one map: it runs {ran} times in a pass"
+        )
         raise ConfigurationError(
-            f"The output of layer {name!r} ({kind}) of {classifier.name} is not that of one ReLU: it is negative in "
-            f"places, does not run, or runs more than once. {_offer(names)}"
+            f"DRSA takes relevance apart behind a ReLU; the output of layer {name!r} ({kind}) of {classifier.name} "
+            f"{why}. {_offer(names)}"
         )
     maps = [layer for layer in layers if layer.has_places]
-    maps = [layer for layer in maps if issubclass(layer.kind, _RECTIFIERS)] or maps
     if not maps:
         raise ConfigurationError(
             f"{classifier.name} has no layer behind a ReLU with a map over time and frequency. {_offer(names)}"
         )
-    return maps[len(maps) // 2].name
+    own = [layer.name for layer in maps if issubclass(layer.kind, _RECTIFIERS)] or [layer.name for layer in maps]
+    middle = len(own) // 2
+    for place in sorted(range(len(own)), key=lambda place: (abs(place - middle), -place)):
+        if missing_from_parts(propagation, classifier, features[:1], own[place]) < _COMPLETE:
+            return own[place]
+    raise ConfigurationError(
+        f"At no layer of {classifier.name} behind a ReLU do parts of the relevance sum to the whole: signals pass all "
+        f"of them by, or the rules give relevance to inactive units. To take it apart all the same, name one. "
+        f"{_offer(names)}"
+    )
+
+
+def missing_from_parts(propagation: Propagation, classifier: AudioClassifier, features: Tensor, layer: str) -> float:
+    """How much of the decision's relevance no part at a layer can have: the largest difference of the map from the sum
+    of parts, over the map's largest value.
+
+    There are two reasons for more than rounding. Signals pass the layer by, as in the block of a residual network. Or
+    the rule of what follows the layer looks at weights alone (``flat``, ``wsquare``) and gives relevance to units that
+    are inactive, which have no context.
+
+    Parameters
+    ----------
+    propagation : Propagation
+    classifier : AudioClassifier
+    features : Tensor (B, 1, M, N') or (B, 1, T)
+    layer : str
+        Rectified.
+    """
+    with torch.no_grad():
+        target = classifier.logits_of_features(features).argmax(1)
+    with propagation.hidden(classifier, features, target, layer) as hidden:
+        whole = hidden.whole()
+        parts = hidden.lower(hidden.relevance * (hidden.activation > 0))
+    largest = whole.abs().max().clamp_min(torch.finfo(whole.dtype).tiny)
+    return float((parts - whole).abs().max() / largest)
 
 
 def check_rectified(classifier: AudioClassifier, layer: str, activation: Tensor) -> None:

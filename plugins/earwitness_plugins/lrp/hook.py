@@ -14,7 +14,7 @@ from earwitness_plugins.lrp.ledger import Ledger, Line, total
 from earwitness_plugins.lrp.numerics import Numerics
 from earwitness_plugins.lrp.operations import cells_of_signals
 from earwitness_plugins.lrp.rules import Rule, describe
-from earwitness_plugins.lrp.shortcuts import Shortcut
+from earwitness_plugins.lrp.shortcuts import Branches, Shortcut
 
 
 class RuleHook(Hook):  # type: ignore[misc]
@@ -30,10 +30,19 @@ class RuleHook(Hook):  # type: ignore[misc]
         Where to note what happened to the relevance, in each backward pass.
     shortcuts : bool
         Whether to use the rule's shortcut where it is valid.
+    repeated : bool
+        Whether relevance will come down more than once: then more of the first pass is kept.
     """
 
     def __init__(
-        self, name: str, rule: Rule, numerics: Numerics, *, ledger: Ledger | None = None, shortcuts: bool = True
+        self,
+        name: str,
+        rule: Rule,
+        numerics: Numerics,
+        *,
+        ledger: Ledger | None = None,
+        shortcuts: bool = True,
+        repeated: bool = False,
     ) -> None:
         super().__init__()
         self._name, self._rule, self._numerics = name, rule, numerics
@@ -42,6 +51,8 @@ class RuleHook(Hook):  # type: ignore[misc]
         # A rule that puts something in the place of the input may do so only where there is an input.
         self._full.input_modifiers = [self._kept_to_signals(modify) for modify in self._full.input_modifiers]
         self._shortcut = rule.shortcut(numerics) if shortcuts else None
+        if self._shortcut is not None and isinstance(self._shortcut.hook, Branches):
+            self._shortcut.hook.repeated = repeated
         self._shortened = False
 
     def copy(self) -> RuleHook:

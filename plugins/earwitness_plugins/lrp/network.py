@@ -104,7 +104,9 @@ class RuledNetwork:
             There is no such layer, it does not run, runs twice, or returns something else than a tensor.
         """
         hooks = {
-            name: RuleHook(name, rule, self.numerics, ledger=ledger, shortcuts=self.shortcuts)
+            name: RuleHook(
+                name, rule, self.numerics, ledger=ledger, shortcuts=self.shortcuts, repeated=layer is not None
+            )
             for name, rule in self.rules.items()
         }
         composite = ZennitComposite(module_map=lambda _context, name, _module: hooks.get(name))
@@ -141,7 +143,7 @@ class Inspection:
     Attributes
     ----------
     network : nn.Module
-        A copy, unwrapped, with batch norm folded where that changes nothing.
+        A copy, unwrapped, with batch norm folded where that changes nothing, and channels last in memory.
     operations : tuple of Operation
         What happens to a signal, in order, the weighted layers included.
     refusals : tuple of str
@@ -182,7 +184,7 @@ class Inspection:
         copied = _own_copy(network, name)
         with torch.no_grad():
             expected = copied(probe.clone())
-        folded = fold_by_order_of_execution(prepared(copied, probe), probe)
+        folded = _channels_last(fold_by_order_of_execution(prepared(copied, probe), probe), probe)
         layers = {layer: module for layer, module in folded.named_modules() if isinstance(module, WEIGHTED)}
         seen, outputs, last = _watched(folded, probe, layers)
         runs = Counter(operation.name for operation in seen if operation.treatment == "rule")
@@ -314,6 +316,22 @@ def _own_copy(network: nn.Module, name: str) -> nn.Module:
         for child_name, child in list(parent.named_children()):
             setattr(parent, child_name, unwrapped(child))
     return copied
+
+
+def _channels_last(network: nn.Module, probe: Tensor) -> nn.Module:
+    """The same network, its own copy, with its channels last in memory where it runs like that: on a CPU, max pooling
+    takes a fifth of the time, and convolutions three quarters."""
+    if any(parameter.ndim > 4 for parameter in network.parameters()):  # of three dimensions and more
+        return network
+    several = torch.cat([probe, probe])  # some views are possible for a single row only
+    try:
+        with torch.no_grad():
+            expected = network(several.clone())
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            same = _alike(network(several.clone()), expected)
+    except RuntimeError:  # `.view` wants contiguous maps
+        same = False
+    return network if same else network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def _unusable(name: str, module: nn.Module) -> str:

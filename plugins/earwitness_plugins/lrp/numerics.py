@@ -35,4 +35,5 @@ class Numerics:
     def offset(self, values: Tensor) -> Tensor:
         """What :meth:`stabilised` adds, of the shape of ``values``."""
         stabiliser = torch.full((), self.stabiliser, dtype=values.dtype, device=values.device)
-        return torch.copysign(stabiliser, values + 0.0)  # -0.0 + 0.0 = 0.0
+        signs = values.detach() + 0.0  # -0.0 + 0.0 = 0.0
+        return torch.copysign(stabiliser, signs, out=signs)

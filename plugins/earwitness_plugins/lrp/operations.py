@@ -345,7 +345,7 @@ def _signals(values: Any) -> Iterator[Tensor]:
     if isinstance(values, Tensor):
         if values.requires_grad:
             yield values
-    elif isinstance(values, Mapping):
+    elif isinstance(values, dict):
         for value in values.values():
             yield from _signals(value)
     elif isinstance(values, list | tuple):

@@ -191,7 +191,7 @@ class Propagation:
         layer: str | None = None,
         ledger: Ledger | None = None,
     ) -> Iterator[tuple[Run, Tensor, Tensor]]:
-        if not bool(torch.isfinite(features).all()):
+        if not all(bool(torch.isfinite(end)) for end in torch.aminmax(features)):
             bad = (~torch.isfinite(features)).flatten(1).any(1).nonzero().flatten().tolist()
             raise AudioError(f"The features have NaN or infinite values in rows {bad} of the batch.")
         ruled = self.network(classifier, features)

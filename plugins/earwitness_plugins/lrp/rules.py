@@ -26,7 +26,7 @@ from zennit.core import BasicHook
 
 from earwitness.errors import ConfigurationError, nearest
 from earwitness_plugins.lrp.numerics import Numerics
-from earwitness_plugins.lrp.shortcuts import SharedWSquare, Shortcut, SummedFlat, one_branch
+from earwitness_plugins.lrp.shortcuts import Branch, Branches, SharedWSquare, Shortcut, SummedFlat
 
 Share = tuple[Tensor | float, Tensor]
 """A part of a rule: its coefficient (or one for each output), and the numerator that relevance is divided by."""
@@ -61,11 +61,17 @@ class Epsilon:
 
     def hook(self, numerics: Numerics) -> BasicHook:
         """See :class:`Rule`."""
-        epsilon = numerics.stabiliser if self.epsilon is None else self.epsilon
-        return zennit_rules.Epsilon(epsilon=epsilon, zero_params=numerics.zero_params)
+        own = self._numerics(numerics)
+        return zennit_rules.Epsilon(epsilon=own.stabiliser, zero_params=own.zero_params)
 
-    def shortcut(self, numerics: Numerics) -> None:
-        """See :class:`Rule`."""
+    def shortcut(self, numerics: Numerics) -> Shortcut:
+        """No copy of the input."""
+        return Shortcut(
+            Branches(self._numerics(numerics), Branch(zennit_rules.NoMod(zero_params=numerics.zero_params)))
+        )
+
+    def _numerics(self, numerics: Numerics) -> Numerics:
+        return numerics if self.epsilon is None else Numerics(self.epsilon, numerics.zero_bias)
 
     def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
         """See :class:`Rule`."""
@@ -88,8 +94,8 @@ class Gamma:
 
     def shortcut(self, numerics: Numerics) -> Shortcut:
         """One branch of five, bit by bit the same."""
-        hook = one_branch(zennit_rules.GammaMod(self.gamma, min=0.0, zero_params=numerics.zero_params), numerics)
-        return Shortcut(hook, non_negative=True, positive_outputs=True)
+        modifier = zennit_rules.GammaMod(self.gamma, min=0.0, zero_params=numerics.zero_params)
+        return Shortcut(Branches(numerics, Branch(modifier)), non_negative=True, positive_outputs=True)
 
     def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
         """See :class:`Rule`."""
@@ -107,8 +113,8 @@ class ZPlus:
 
     def shortcut(self, numerics: Numerics) -> Shortcut:
         """One branch of two."""
-        hook = one_branch(zennit_rules.ClampMod(min=0.0, zero_params=numerics.zero_params), numerics)
-        return Shortcut(hook, non_negative=True)
+        positive = zennit_rules.ClampMod(min=0.0, zero_params=numerics.zero_params)
+        return Shortcut(Branches(numerics, Branch(positive, sign=1)), non_negative=True)
 
     def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
         """See :class:`Rule`."""
@@ -135,17 +141,10 @@ class AlphaBeta:
 
     def shortcut(self, numerics: Numerics) -> Shortcut:
         """Two branches of four."""
-        hook = BasicHook(
-            input_modifiers=[lambda x: x, lambda x: x.clone()],  # two leaves: each has a gradient of its own
-            param_modifiers=[
-                zennit_rules.ClampMod(min=0.0, zero_params=numerics.zero_params),
-                zennit_rules.ClampMod(max=0.0, zero_params=numerics.zero_params),
-            ],
-            output_modifiers=[lambda z: z] * 2,
-            gradient_mapper=lambda relevance, z: [relevance / numerics.stabilised(part) for part in z],
-            reducer=lambda x, gradients: (1 + self.beta) * x[0] * gradients[0] - self.beta * x[1] * gradients[1],
-        )
-        return Shortcut(hook, non_negative=True)
+        positive = zennit_rules.ClampMod(min=0.0, zero_params=numerics.zero_params)
+        negative = zennit_rules.ClampMod(max=0.0, zero_params=numerics.zero_params)
+        both = Branch(positive, 1 + self.beta, sign=1), Branch(negative, -self.beta, sign=-1)
+        return Shortcut(Branches(numerics, *both), non_negative=True)
 
     def shares(self, outputs: Sequence[Tensor]) -> list[Share]:
         """See :class:`Rule`."""

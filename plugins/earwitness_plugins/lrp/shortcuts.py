@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from zennit import rules as zennit_rules
-from zennit.core import BasicHook
+from zennit.core import BasicHook, Hook, ParamMod
 
 from earwitness_plugins.lrp.numerics import Numerics
 
@@ -22,7 +22,7 @@ class Shortcut:
 
     Attributes
     ----------
-    hook : BasicHook
+    hook : Hook
     non_negative : bool
         Valid for inputs >= 0.
     positive_outputs : bool
@@ -31,21 +31,77 @@ class Shortcut:
         Valid if no zeros were put beside the signal ahead of the layer.
     """
 
-    hook: BasicHook
+    hook: Hook
     non_negative: bool = False
     positive_outputs: bool = False
     unpadded: bool = False
 
 
-def one_branch(modifier: Any, numerics: Numerics) -> BasicHook:
-    """Input times the share by one set of modified weights."""
-    return BasicHook(
-        input_modifiers=[lambda x: x],
-        param_modifiers=[modifier],
-        output_modifiers=[lambda z: z],
-        gradient_mapper=lambda relevance, z: [relevance / numerics.stabilised(z[0])],
-        reducer=lambda x, gradients: x[0] * gradients[0],
-    )
+@dataclass(frozen=True)
+class Branch:
+    """Relevance by the contributions of one set of weights.
+
+    Attributes
+    ----------
+    modifier : zennit.core.ParamMod
+        From a layer's weights to these.
+    coefficient : float
+        Of the branch in the sum.
+    sign : {1, -1, 0}
+        That of all its outputs, for inputs >= 0; 0 where they have both.
+    """
+
+    modifier: ParamMod
+    coefficient: float = 1.0
+    sign: int = 0
+
+
+class Branches(Hook):  # type: ignore[misc]
+    """Input times its share, by a few sets of modified weights that all see the same input.
+
+    Parameters
+    ----------
+    numerics : Numerics
+    branches : Branch
+        One or more.
+
+    Attributes
+    ----------
+    repeated : bool
+        Whether relevance will come down more than once: then outputs are kept and not computed again.
+    """
+
+    def __init__(self, numerics: Numerics, *branches: Branch) -> None:
+        super().__init__()
+        self._numerics, self._branches = numerics, branches
+        self.repeated = False
+
+    def backward(self, module: Any, grad_input: Any, grad_output: tuple[Tensor, ...]) -> tuple[Tensor]:
+        """Relevance of the output -> relevance of the input."""
+        x, relevance = self.stored_tensors["input"][0].detach(), grad_output[0]
+        found = [self._shared(number, module, x, relevance) for number in range(len(self._branches))]
+        return (sum(found[1:], found[0]).mul_(x),)
+
+    def _shared(self, number: int, module: Any, x: Tensor, relevance: Tensor) -> Tensor:
+        coefficient = self._branches[number].coefficient
+        leaf, outputs, denominators = self.stored_tensors.get(number) or self._run(number, module, x)
+        if self.repeated:
+            self.stored_tensors[number] = leaf, outputs, denominators
+            weighted = relevance / denominators
+        else:
+            weighted = torch.div(relevance, denominators, out=denominators)  # large maps are slow to come by
+        (found,) = torch.autograd.grad(outputs, leaf, weighted, retain_graph=self.repeated)
+        return found if coefficient == 1 else found.mul_(coefficient)
+
+    def _run(self, number: int, module: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        branch = self._branches[number]
+        with ParamMod.ensure(branch.modifier)(module) as modified, torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            outputs = modified.forward(leaf)
+        # In place: what is differentiated is a product with weights, which does not need its own result.
+        denominators = outputs.detach()
+        offset = branch.sign * self._numerics.stabiliser if branch.sign else self._numerics.offset(denominators)
+        return leaf, outputs, denominators.add_(offset)
 
 
 class SummedFlat(zennit_rules.Flat):  # type: ignore[misc]
@@ -97,6 +153,10 @@ def _shared_by_weights(
             torch.unflatten(weight, 0, (module.groups, -1)).transpose(1, 2).flatten(0, 1).flip(*range(2, weight.ndim))
         )
         back = tuple(r - p for p, r in zip(module.padding, reach, strict=True))
+        if turned.shape[:2] == (1, 1):  # a convolution of one channel takes four times as long as one of a row each
+            rows = weighted.transpose(0, 1)
+            turned = turned.expand(len(weighted), *turned.shape[1:])
+            return convolve(rows, turned, None, 1, back, module.dilation, len(weighted)).transpose(0, 1)
         shared: Tensor = convolve(weighted, turned, None, 1, back, module.dilation, module.groups)
         return shared
     with torch.enable_grad():

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, one_hot
 
 from earwitness.classifier import AudioClassifier
-from earwitness.errors import ClassifierError, ConfigurationError, nearest
+from earwitness.errors import ConfigurationError, nearest
 from earwitness.pooling import POOLS
 
 Start = Literal["evidence", "logit", "one"]
@@ -101,16 +101,11 @@ def patch_shares(classifier: AudioClassifier, patches: Tensor, output: Tensor) -
 
 def _output_of(classifier: AudioClassifier, patches: Tensor, target: Tensor) -> Tensor:
     """The network's output that the target stands for: in a regrouped classifier, the best of the group."""
-    groups = classifier._regrouping
-    n_classes = len(classifier.labels)
-    if bool((target < 0).any()) or bool((target >= n_classes).any()):
-        raise ClassifierError(
-            f"The target must be an index into the {n_classes} labels of {classifier.name}, got {target.tolist()}."
-        )
-    if groups is None:
-        return target
+    groups = [classifier.outputs_of(index) for index in target.tolist()]
+    if all(len(group) == 1 for group in groups):
+        return torch.tensor([group[0] for group in groups], dtype=torch.int64, device=target.device)
     pooled = (
         patches[:, 0] if patches.shape[1] == 1 else POOLS[classifier.pool](patches, multilabel=classifier.multilabel)
     )
-    members = [torch.tensor(groups[int(row)], device=pooled.device) for row in target]
+    members = [torch.tensor(group, device=pooled.device) for group in groups]
     return torch.stack([own[logits[own].argmax()] for own, logits in zip(members, pooled, strict=True)])

@@ -1,0 +1,213 @@
+"""The published settings of APNet, and any other: sizes, front end, recipe of the training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+from earwitness.audio import dialects
+from earwitness.errors import ConfigurationError, nearest
+from earwitness_plugins.apnet.front_end import PaddedLogMel, Windows
+from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes, check_divides_by_four
+from earwitness_plugins.classifiers.augmentation import Augmentation
+
+_T = TypeVar("_T")
+
+PrototypeStart = Literal["uniform", "data"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """What the network hears and how large it is.
+
+    Attributes
+    ----------
+    rate : int
+        In Hz.
+    n_fft, hop_length : int
+        Of uncentred frames, in samples.
+    n_mels, n_frames : int
+        Size of the map that the network sees, each a multiple of four.
+    channels : tuple of three int
+        Filters of the encoder's convolutions.
+    prototypes_per_class : int
+
+    Raises
+    ------
+    ConfigurationError
+        A number is out of range, or the map does not divide by four.
+    """
+
+    rate: int
+    n_fft: int
+    hop_length: int
+    n_mels: int
+    n_frames: int
+    channels: tuple[int, int, int]
+    prototypes_per_class: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+        check_divides_by_four(self.n_mels, self.n_frames)
+        if self.prototypes_per_class < 1:
+            raise ConfigurationError(f"Each class needs a prototype, got {self.prototypes_per_class} per class.")
+
+    @property
+    def n_samples(self) -> int:
+        """Length of the window in samples: 89,088, 134,144 and 16,128 in the paper's settings."""
+        return (self.n_frames - 1) * self.hop_length + self.n_fft
+
+    @property
+    def windows(self) -> Windows:
+        """How a longer recording is cut: half of each window overlaps the next."""
+        return Windows(self.n_frames, self.n_frames // 2)
+
+    def front_end(self, min_db: float, max_db: float) -> PaddedLogMel:
+        """The front end under a scaler that maps ``min_db`` and ``max_db`` to -1 and 1."""
+        log_mel = dialects.apnet(
+            rate=self.rate,
+            n_fft=self.n_fft,
+            hop_length=self.hop_length,
+            n_mels=self.n_mels,
+            min_db=min_db,
+            max_db=max_db,
+        )
+        return PaddedLogMel(log_mel, self.n_frames)
+
+    def network(self, n_classes: int) -> AudioPrototypeNetwork:
+        """A network of this size; its weights are not yet initialised."""
+        sizes = Sizes(
+            n_classes=n_classes,
+            n_prototypes=self.prototypes_per_class * n_classes,
+            n_bands=self.n_mels,
+            n_frames=self.n_frames,
+            channels=self.channels,
+        )
+        return AudioPrototypeNetwork(sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the network is trained. The loss is alpha l_c + beta l_p + gamma l_r (Eq. 10), each a mean as in the code.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+    learning_rate : float
+        Of Adam, in Keras' form (see :mod:`earwitness_plugins.apnet.training`).
+    alpha, beta, gamma : float
+        Weights of the classification, prototype and reconstruction loss.
+    patience : int
+        Training stops after this many epochs without a better validation accuracy. The authors' setting of 100 stops
+        after 99.
+    unit_norm : bool
+        After each step, the weights H of each latent band are divided by their norm over the prototypes (in the code,
+        not in the paper).
+    class_blocks : bool
+        The classifier starts with +1 for a class' own block of prototypes and -1 for the others (in the code, for
+        UrbanSound8K only), instead of at random.
+    prototypes : {"uniform", "data"}
+        The prototypes start as small random numbers (published), or as latent maps of training clips of their class.
+    augmentation : Augmentation, optional
+        Of the training clips (none is published). A dict of its attributes will do.
+
+    Raises
+    ------
+    ConfigurationError
+        A value is out of range or unknown.
+    """
+
+    epochs: int = 200
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    alpha: float = 10.0
+    beta: float = 5.0
+    gamma: float = 5.0
+    patience: int = 99
+    unit_norm: bool = True
+    class_blocks: bool = False
+    prototypes: PrototypeStart = "uniform"
+    augmentation: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.augmentation, Mapping):
+            object.__setattr__(self, "augmentation", changed(Augmentation(), self.augmentation, "augmentation"))
+        if min(self.epochs, self.batch_size, self.patience) < 1 or not self.learning_rate > 0:
+            raise ConfigurationError(f"Epochs, batch size, patience and learning rate must be positive, got {self}.")
+        if min(self.alpha, self.beta, self.gamma) < 0:
+            raise ConfigurationError(f"Weights of losses must not be negative, got {self}.")
+        if self.prototypes not in get_args(PrototypeStart):
+            raise ConfigurationError(
+                f"Prototypes cannot start from {self.prototypes!r}. "
+                f"{nearest(str(self.prototypes), get_args(PrototypeStart))}"
+            )
+
+
+PUBLISHED: dict[str, tuple[Configuration, Recipe]] = {
+    "urbansound8k": (
+        Configuration(
+            rate=22050,
+            n_fft=4096,
+            hop_length=1024,
+            n_mels=128,
+            n_frames=84,
+            channels=(32, 32, 32),
+            prototypes_per_class=5,
+        ),
+        Recipe(batch_size=256, class_blocks=True),
+    ),
+    "medley-solos-db": (
+        Configuration(
+            rate=44100,
+            n_fft=4096,
+            hop_length=1024,
+            n_mels=256,
+            n_frames=128,
+            channels=(48, 48, 48),
+            prototypes_per_class=5,
+        ),
+        Recipe(batch_size=96),
+    ),
+    "speech-commands": (
+        Configuration(
+            rate=16000,
+            n_fft=1024,
+            hop_length=256,
+            n_mels=80,
+            n_frames=60,
+            channels=(48, 48, 48),
+            prototypes_per_class=3,
+        ),
+        Recipe(batch_size=128, alpha=2.0, beta=1.0, gamma=1.0),
+    ),
+}
+"""Configuration and recipe of each data set of the paper; with 10, 8 and 35 classes the networks are the published."""
+
+
+def published(name: str) -> tuple[Configuration, Recipe]:
+    """A published configuration and its recipe; ConfigurationError if there is none of that name."""
+    if name not in PUBLISHED:
+        raise ConfigurationError(f"There is no published configuration {name!r}. {nearest(str(name), PUBLISHED)}")
+    return PUBLISHED[name]
+
+
+def changed(settings: _T, changes: Mapping[str, Any], what: str) -> _T:
+    """Settings (a dataclass) with some of them changed.
+
+    Raises
+    ------
+    ConfigurationError
+        A name is unknown (the nearest is named), or a value has the wrong type or is out of range.
+    """
+    if not isinstance(changes, Mapping):
+        raise ConfigurationError(f"{what} must be a dict of settings, got {changes!r}.")
+    known = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    for name in changes:
+        if name not in known:
+            raise ConfigurationError(f"{what} has no setting {name!r}. {nearest(str(name), known)}")
+    try:
+        return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+    except TypeError as error:
+        raise ConfigurationError(f"{what}: a setting has the wrong type: {error}. Got {dict(changes)}.") from error

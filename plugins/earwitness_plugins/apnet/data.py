@@ -1,0 +1,126 @@
+"""Recordings to train an audio prototype network on: read, cut to one length, scaled.
+
+N clips, T samples, F bands, W frames of a window, P windows of a clip, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from earwitness.clips import Dataset
+from earwitness.errors import ConfigurationError, DatasetError
+from earwitness.protocols import Progress
+from earwitness_plugins.apnet.configuration import Configuration
+from earwitness_plugins.classifiers.evaluation import check_classes
+from earwitness_plugins.classifiers.training_data import features_of
+
+_UNSCALED = (-1.0, 1.0)  # dB: features under this scaler are decibels
+_REPORT_EVERY = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Recordings:
+    """Clips in memory.
+
+    Attributes
+    ----------
+    waveforms : Tensor (N, T), float32
+    classes : Tensor (N,), int64
+    clip_ids : tuple of str, length N
+    """
+
+    waveforms: Tensor
+    classes: Tensor
+    clip_ids: tuple[str, ...]
+
+
+def read_recordings(
+    dataset: Dataset, labels: Sequence[str], configuration: Configuration, progress: Progress
+) -> Recordings:
+    """Read a data set at the configuration's rate.
+
+    Clips of one length stay as they are. Of different lengths, all are cut to the window of the network or followed by
+    silence up to it, as in the paper.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    labels : sequence of str, length K
+        What the classes' numbers refer to.
+    configuration : Configuration
+    progress : callable (clips read, clips in all, text)
+
+    Raises
+    ------
+    ClassifierError
+        A clip has no class, or one that is not among ``labels``.
+    DatasetError
+        A clip has several classes, or there is no clip.
+    """
+    if not len(dataset):
+        raise DatasetError("There are no clips. Which folds, or which split, were asked for?")
+    check_classes(labels, dataset)
+    several = [entry.clip_id for entry in dataset.entries if len(entry.labels) > 1]
+    if several:
+        raise DatasetError(
+            f"{len(several)} clips have several classes, such as {several[0]!r}. APNet decides for one: leave them out."
+        )
+    rows = []
+    for index in range(len(dataset)):
+        rows.append(dataset[index].resampled(configuration.rate).waveform)
+        if index % _REPORT_EVERY == 0:
+            progress(index, len(dataset), "reading")
+    if len({len(row) for row in rows}) > 1:
+        rows = [_cut(row, configuration.n_samples) for row in rows]
+    classes = torch.tensor([labels.index(entry.labels[0]) for entry in dataset.entries])
+    return Recordings(torch.stack(rows).float(), classes, tuple(entry.clip_id for entry in dataset.entries))
+
+
+def check_complete(labels: Sequence[str], dataset: Dataset) -> None:
+    """Raise ConfigurationError where a class has no clip: its prototypes would be of nothing."""
+    present = {label for entry in dataset.entries for label in entry.labels}
+    absent = [label for label in labels if label not in present]
+    if absent:
+        raise ConfigurationError(
+            f"The training data have no clip of {', '.join(absent[:5])}: no prototype could stand for it. Every class "
+            "needs a clip."
+        )
+
+
+def fit_scaler(waveforms: Tensor, configuration: Configuration, device: torch.device) -> tuple[float, float]:
+    """Smallest and largest value in dB over all cells of all training clips: one global min-max scaler.
+
+    Parameters
+    ----------
+    waveforms : Tensor (N, T), float32
+    configuration : Configuration
+    device : torch.device
+
+    Raises
+    ------
+    ConfigurationError
+        They are the same: the clips are silent.
+    """
+    front_end = configuration.front_end(*_UNSCALED).to(device)
+    ranges = [features_of(front_end, chunk, device).aminmax() for chunk in torch.split(waveforms, 256)]
+    low, high = min(float(r.min) for r in ranges), max(float(r.max) for r in ranges)
+    if not low < high:
+        raise ConfigurationError(
+            f"A scaler cannot be fitted to {len(waveforms)} training clips of {low:g} dB throughout: they are silent. "
+            "Were the files decoded?"
+        )
+    return low, high
+
+
+def windows_of(features: Tensor, configuration: Configuration) -> Tensor:
+    """Features (N, 1, F, N') to all their windows, clip by clip: (N · P, 1, F, W)."""
+    return configuration.windows(features).flatten(0, 1)
+
+
+def _cut(waveform: Tensor, n_samples: int) -> Tensor:
+    return functional.pad(waveform[:n_samples], (0, max(0, n_samples - len(waveform))))

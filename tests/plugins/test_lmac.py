@@ -1,0 +1,485 @@
+"""L-MAC as an explainer: what training brings, that it can be interrupted, what an answer is, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from earwitness.artifacts import load_tensors
+from earwitness.audio.budget import EnergyBudget
+from earwitness.audio.dialects import efficientat
+from earwitness.audio.masking import kept_energy
+from earwitness.batching import ClipList
+from earwitness.classifier import AudioClassifier
+from earwitness.cli.shell import shell
+from earwitness.clips import Batch, Clip
+from earwitness.errors import (
+    CheckpointError,
+    ClassifierError,
+    ConfigurationError,
+    ExplanationError,
+    NotApplicableError,
+)
+from earwitness.explanation import Explanation
+from earwitness.fitting import fit, load_fitted
+from earwitness.random import Random
+from earwitness.registry import registry
+from earwitness_bench.datasets.toy import Toy
+from earwitness_plugins.lmac import training
+from earwitness_plugins.lmac.curves import COLUMNS, SCORES
+from earwitness_plugins.lmac.explainer import LMAC, lmac_budget, lmac_paper
+from earwitness_plugins.lmac.objective import Objective
+from networks import LABELS, N_SAMPLES, RATE, Lambda, classifier_of, patches_of, randomise, wave_classifier_of
+
+SMALL: dict[str, Any] = {"width": 8, "steps": 6, "batch_size": 4}
+
+
+class Bands(nn.Module):
+    """Hears which third of the bands is loudest; its maps have four channels, at two resolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(4, 4, 3, padding=1),
+            nn.ReLU(),
+        )  # fmt: skip
+        randomise(self, 5)
+        self.slope = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        self.features(features)
+        level = features[:, 0].clamp(min=-6).mean(2)
+        thirds = [third.mean(1) for third in level.tensor_split(3, dim=1)]
+        return self.slope * torch.stack(thirds, dim=1)
+
+
+def own_classifier(network: nn.Module | None = None, **options: Any) -> AudioClassifier:
+    return classifier_of(network or Bands(), **options)
+
+
+def tones(n_clips: int = 8, *, n_samples: int = N_SAMPLES, seed: int = 0, rate: int = RATE) -> list[Clip]:
+    """A tone in one third of the bands, noise everywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    time_s = torch.arange(n_samples) / rate
+    found = []
+    for number in range(n_clips):
+        hz = (150.0, 900.0, 2800.0)[number % 3] * (1 + 0.2 * float(torch.rand((), generator=generator)))
+        sound = 0.3 * torch.sin(2 * torch.pi * hz * time_s) + 0.01 * torch.randn(n_samples, generator=generator)
+        found.append(Clip(sound, rate, f"clip-{seed}-{number}", labels=(LABELS[number % 3],)))
+    return found
+
+
+def fitted(
+    folder: Path,
+    name: str = "lmac",
+    classifier: AudioClassifier | None = None,
+    *,
+    train: list[Clip] | None = None,
+    validation: list[Clip] | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+    seed: int = 0,
+    **parameters: Any,
+) -> LMAC:
+    found = fit(
+        registry(),
+        name,
+        classifier or own_classifier(),
+        ClipList(train or tones()),
+        folder,
+        validation=None if validation is None else ClipList(validation),
+        parameters={**{k: v for k, v in SMALL.items() if name != "lmac-paper" or k != "batch_size"}, **parameters},
+        seed=seed,
+        progress=progress,
+    )
+    assert isinstance(found, LMAC)
+    return found
+
+
+@pytest.fixture(scope="module")
+def method(tmp_path_factory: pytest.TempPathFactory) -> LMAC:
+    return fitted(tmp_path_factory.mktemp("lmac"))
+
+
+def explained(method: LMAC, classifier: AudioClassifier | None = None, clips: list[Clip] | None = None) -> Explanation:
+    own = classifier or own_classifier()
+    batch = Batch.of(clips or tones(4, seed=9))
+    target = own.logits(batch.waveforms).argmax(1)
+    return method.explain(own, batch, target=target, random=Random(0, batch.clip_ids))
+
+
+def mask_of(explanation: Explanation) -> Tensor:
+    assert explanation.mask is not None
+    return explanation.mask.values
+
+
+def same(one: LMAC, other: LMAC) -> bool:
+    states = one.state(), other.state()
+    return states[0].keys() == states[1].keys() and all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+# --- training
+
+
+def test_training_finds_what_convinces_the_classifier(tmp_path: Path) -> None:
+    found = fitted(tmp_path, steps=120, learning_rate=5e-3, sparsity=1.0, train=tones(12))
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in found.fitted.curves.training]
+    assert rows[-1]["p_heard"] - rows[-1]["p_rest"] > rows[0]["p_heard"] - rows[0]["p_rest"] + 0.1
+    own, clips = own_classifier(), tones(9, seed=4)
+    batch = Batch.of(clips)
+    target = own.logits(batch.waveforms).argmax(1)
+    mask, spectrum = mask_of(explained(found, own, clips)), own.listening.forward(batch.waveforms)
+    p_heard, p_rest = (
+        own.probabilities(own.listening.inverse(gain * spectrum, N_SAMPLES)).gather(1, target[:, None]).mean()
+        for gain in (mask, 1 - mask)
+    )
+    assert float(p_heard) > float(p_rest) + 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("lmac", {"noise": "pink", "finetune_steps": 5, "least_cosine": -1.0}),
+        ("lmac", {"memory_mb": 0.0, "tv": 0.1}),
+        ("lmac-budget", {}),
+    ],
+)
+def test_a_resumed_fit_ends_as_one_that_was_not_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, parameters: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(training, "STRETCH", 2)
+    monkeypatch.setattr(training, "LOOK", 4)
+    settings = {**parameters, "steps": 10, "validation": tones(3, seed=2)}
+    whole = fitted(tmp_path / "whole", name, **settings)
+
+    class KilledError(Exception):
+        pass
+
+    def killer(at: int) -> Callable[[int, int, str], None]:
+        def progress(done: int, total: int, text: str) -> None:
+            if done == at and text.startswith("loss"):
+                raise KilledError
+
+        return progress
+
+    for at in (6, 8, 10):  # between two checkpoints, at one, and where the second stage begins or the fit ends
+        with pytest.raises(KilledError):
+            fitted(tmp_path / "killed", name, progress=killer(at), **settings)
+    assert same(fitted(tmp_path / "killed", name, **settings), whole)
+    steps = whole.fitted.curves.tensors()["curves/training"][:, 0].tolist()
+    assert steps == ([2, 4, 6, 8, 10, 12, 14, 15] if parameters.get("finetune_steps") else [2, 4, 6, 8, 10])
+
+
+def test_equal_seeds_give_equal_decoders_and_others_do_not(tmp_path: Path, method: LMAC) -> None:
+    assert same(fitted(tmp_path / "again"), method)
+    assert not same(fitted(tmp_path / "other", seed=1), method)
+
+
+def test_the_decoder_with_the_best_validation_score_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "LOOK", 2)
+    monkeypatch.setattr(training, "STRETCH", 2)
+    found = fitted(tmp_path, steps=12, learning_rate=0.05, validation=tones(4, seed=2)).fitted
+    rows = [dict(zip(SCORES, row, strict=True)) for row in found.curves.validation]
+    best = max(row["score"] for row in rows)
+    assert found.step in [row["step"] for row in rows if row["score"] == best]
+    assert rows[0]["score"] == pytest.approx((rows[0]["AI"] + rows[0]["AG"] + rows[0]["FF"]) / 3)
+
+
+def test_validation_scores_are_those_of_the_masks(tmp_path: Path) -> None:
+    validation, own = tones(4, seed=2), own_classifier()
+    found = fitted(tmp_path, validation=validation)
+    batch = Batch.of(validation)
+    target = own.logits(batch.waveforms).argmax(1)
+    mask, spectrum = mask_of(explained(found, own, validation)), own.listening.forward(batch.waveforms)
+    p, p_heard, p_rest = (
+        own.probabilities_of(own.logits_of_features(own.front_end.from_stft(gain * spectrum)))
+        .gather(1, target[:, None])[:, 0]
+        for gain in (torch.ones_like(mask), mask, 1 - mask)
+    )  # fmt: skip
+    scores = dict(zip(SCORES, found.fitted.curves.validation[-1], strict=True))
+    assert scores["FF"] == pytest.approx(float((p - p_rest).mean()), abs=1e-4)
+    assert scores["AI"] == pytest.approx(float((p_heard > p + 1e-4).float().mean()), abs=1e-6)
+    assert scores["AG"] == pytest.approx(float(((p_heard - p).clamp(min=0) / (1 - p)).mean()), abs=1e-3)
+    assert scores["mean_mask"] == pytest.approx(float(mask.mean()), abs=1e-4)
+
+
+def test_guided_masks_move_towards_what_is_loud(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 10, "learning_rate": 5e-3, "least_cosine": -1.0}
+    plain = fitted(tmp_path / "plain", **settings)
+    guided = fitted(tmp_path / "guided", **settings, finetune_steps=60, guidance_weight=32.0)
+    magnitude = own_classifier().listening.forward(Batch.of(tones(4, seed=9)).waveforms).abs()
+    kept = [kept_energy(mask_of(explained(each)), magnitude).mean() for each in (plain, guided)]
+    means = [mask_of(explained(each)).mean() for each in (plain, guided)]
+    assert float(kept[1] / means[1]) > 2 * float(kept[0] / means[0])
+    assert guided.fitted.curves.training[-1][COLUMNS.index("guided")] == 1
+    assert guided.fitted.step == 70
+
+
+def test_silent_clips_are_left_out_and_counted(tmp_path: Path) -> None:
+    said: list[str] = []
+    silent = Clip(torch.zeros(N_SAMPLES), RATE, "silent", labels=("dog",))
+    found = fitted(tmp_path, train=[silent, *tones()], progress=lambda done, total, text: said.append(text))
+    assert "listening to the clips, 1 silent ones left out" in said
+    assert bool(torch.isfinite(mask_of(explained(found, clips=[silent]))).all())
+    with pytest.raises(ConfigurationError, match="All 1 training clips are silent"):
+        fitted(tmp_path / "all", train=[silent])
+
+
+def test_masks_that_collapse_are_reported_while_training(tmp_path: Path) -> None:
+    said: list[str] = []
+    found = fitted(
+        tmp_path,
+        steps=120,
+        sparsity=1e3,
+        learning_rate=0.02,
+        progress=lambda done, total, text: said.append(text),
+    )
+    assert "the masks have collapsed to all-zero" in said[-1]
+    assert not any("collapsed" in text for text in said[:-2])
+    assert found.fitted.curves.collapse
+    assert explained(found).diagnostics["collapsed"].tolist() == [1, 1, 1, 1]
+
+
+def test_a_training_that_diverges_stops_and_keeps_its_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "LOOK", 2)
+    monkeypatch.setattr(training, "STRETCH", 2)
+    plain, asked = Objective.of_answers, []
+
+    def until_the_fifth(self: Objective, *logits: Tensor, multilabel: bool) -> Tensor:
+        asked.append(len(asked))
+        loss = plain(self, *logits, multilabel=multilabel)
+        return loss * (torch.nan if len(asked) > 4 else 1)
+
+    monkeypatch.setattr(Objective, "of_answers", until_the_fifth)
+    with pytest.raises(ExplanationError, match=r"diverged in step 5 of 6: .* The checkpoint of step 4 is kept"):
+        fitted(tmp_path)
+    tensors, settings = load_tensors(tmp_path / "checkpoint.safetensors")
+    assert settings["step"] == 4
+    assert all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point())
+
+
+def test_the_gradient_must_be_finite_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def steep(self: Objective, heard: Tensor, rest: Tensor, decision: Tensor, *, multilabel: bool) -> Tensor:
+        return (heard[:, 0] - heard[:, 0].detach()).abs().sqrt()  # zero, and its slope is infinite
+
+    monkeypatch.setattr(Objective, "of_answers", steep)
+    with pytest.raises(ExplanationError, match=r"diverged in step 1 of 6: .* There is no checkpoint"):
+        fitted(tmp_path)
+
+
+def test_examples_can_be_heard_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "LOOK", 2)
+    monkeypatch.setattr(training, "STRETCH", 2)
+    found = fitted(tmp_path, examples=2, validation=tones(3, seed=2))
+    names = sorted(path.name for path in (tmp_path / "examples").iterdir())
+    assert names == [f"clip-2-{n}-step0000{step}.wav" for n in (0, 1) for step in (2, 4, 6)]
+    if found.fitted.step == 6:
+        clip = tones(3, seed=2)[0]
+        mask = mask_of(explained(found, clips=[clip]))
+        listening = own_classifier().listening
+        heard = listening.inverse(mask * listening.forward(clip.waveform[None]), N_SAMPLES)[0]
+        assert np.allclose(soundfile.read(tmp_path / "examples" / names[2])[0], heard.numpy(), atol=1e-5)
+
+
+# --- the answer
+
+
+@pytest.mark.parametrize("n_samples", [N_SAMPLES, 3001, 9000])
+def test_a_mask_lies_exactly_on_the_listening_stft(method: LMAC, n_samples: int) -> None:
+    own = own_classifier()
+    explanation = explained(method, own, tones(2, n_samples=n_samples, seed=9))
+    assert explanation.mask is not None
+    assert explanation.mask.domain == "stft"
+    assert tuple(mask_of(explanation).shape[1:]) == own.listening.grid(n_samples).shape
+    assert float(mask_of(explanation).std()) > 0
+
+
+def test_a_batch_changes_nothing(method: LMAC) -> None:
+    clips = tones(4, seed=9)
+    alone = torch.cat([mask_of(explained(method, clips=[clip])) for clip in clips])
+    assert torch.allclose(mask_of(explained(method, clips=clips)), alone, atol=1e-5)
+
+
+def test_the_answer_says_whether_the_target_is_the_decision(method: LMAC) -> None:
+    own, batch = own_classifier(), Batch.of(tones(3, seed=9))
+    decision = own.logits(batch.waveforms).argmax(1)
+    target = torch.tensor([int(decision[0]), int(decision[1] + 1) % 3, int(decision[2])])
+    found = method.explain(own, batch, target=target, random=Random(0, batch.clip_ids))
+    assert found.diagnostics["is_decision"].tolist() == [1, 0, 1]
+
+
+def test_binary_masks_are_binary(tmp_path: Path) -> None:
+    values = mask_of(explained(fitted(tmp_path, binarize=True, learning_rate=0.02)))
+    assert set(values.unique().tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("scale", ["magnitude", "log1p"])
+@pytest.mark.parametrize("domain", ["stft", "features"])
+def test_a_mask_has_its_domain_and_scale(tmp_path: Path, domain: str, scale: str) -> None:
+    own = own_classifier()
+    explanation = explained(fitted(tmp_path, domain=domain, scale=scale, steps=2), own)
+    assert explanation.mask is not None
+    assert (explanation.mask.domain, explanation.mask.scale) == (domain, scale)
+    grid = own.listening.grid(N_SAMPLES) if domain == "stft" else own.feature_grid(N_SAMPLES)
+    assert grid is not None
+    assert tuple(mask_of(explanation).shape[1:]) == grid.shape
+
+
+def test_masks_for_budgets_keep_half_of_the_energy_and_rank_as_they_were_trained(tmp_path: Path) -> None:
+    found, own = fitted(tmp_path, "lmac-budget"), own_classifier()
+    explanation = explained(found, own)
+    magnitude = own.listening.forward(Batch.of(tones(4, seed=9)).waveforms).abs()
+    kept = kept_energy(mask_of(explanation), magnitude)
+    assert kept.tolist() == pytest.approx([0.5] * 4, abs=0.05)  # on bands, of which each holds several bins
+    gain = EnergyBudget(mask_of(explanation), magnitude).gain(0.2)
+    assert kept_energy(gain, magnitude).tolist() == pytest.approx([0.2] * 4, abs=1e-3)
+
+
+def test_presets_are_the_published_objective_and_the_one_for_budgets() -> None:
+    paper, budget = lmac_paper(), lmac_budget()
+    weights = Objective(in_weight=4.0, out_weight=0.2, sparsity=6.4, out_loss="published")
+    assert paper.objective == weights
+    assert paper.recipe.budget_share == 0
+    assert (budget.recipe.budget_share, budget.objective.sparsity) == (1, 0)
+    assert {offer.spec.name for offer in registry().offers("explainers")} >= {"lmac", "lmac-paper", "lmac-budget"}
+
+
+# --- other classifiers
+
+
+@pytest.mark.parametrize(
+    ("classifier", "n_samples"),
+    [
+        (wave_classifier_of, N_SAMPLES),
+        (lambda: own_classifier(segmenter=patches_of, multilabel=True), N_SAMPLES),
+        (lambda: classifier_of(front_end=efficientat()), 8000),
+    ],
+)
+def test_any_convolutional_classifier_has_a_decoder(
+    tmp_path: Path, classifier: Callable[[], AudioClassifier], n_samples: int
+) -> None:
+    own = classifier()
+    clips = tones(4, n_samples=n_samples, rate=own.rate)
+    found = fitted(tmp_path, classifier=own, train=clips, steps=2)
+    values = mask_of(explained(found, own, clips))
+    assert tuple(values.shape[1:]) == own.listening.grid(n_samples).shape
+    assert float(values.std()) > 0
+
+
+def test_layers_can_be_named_in_any_order(tmp_path: Path) -> None:
+    found = fitted(tmp_path, layers=["features.4", "features.0"], steps=2)
+    assert found.fitted.layers == ("features.0", "features.4")
+    assert LMAC(layers=["features.4", "features.0"], width=8).load_state(found.state()).fitted.layers == (
+        "features.0",
+        "features.4",
+    )
+
+
+def test_clips_of_several_lengths_are_trained_on(tmp_path: Path) -> None:
+    found = fitted(tmp_path, train=[*tones(3), *tones(3, n_samples=5000, seed=1)], steps=4)
+    assert found.fitted.step == 4
+
+
+def test_layers_without_a_spatial_shape_are_refused(tmp_path: Path) -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    flat(own_classifier().features(Batch.of(tones(1)).waveforms))
+    with pytest.raises(NotApplicableError, match="no spatial shape"):
+        fitted(tmp_path, classifier=classifier_of(flat))
+    named = classifier_of()
+    with pytest.raises(NotApplicableError, match=r"'head' .* has no spatial shape"):
+        fitted(tmp_path / "named", classifier=named, layers=["head"])
+    with pytest.raises(ClassifierError, match=r"no layer 'features\.40'"):
+        fitted(tmp_path / "unknown", layers=["features.40"])
+    pooled = classifier_of(Lambda(lambda x: x.mean((2, 3)).expand(-1, 3)))
+    with pytest.raises(NotApplicableError):
+        fitted(tmp_path / "nothing", classifier=pooled)
+
+
+# --- the folder, and what is refused
+
+
+def test_a_fit_is_loaded_as_it_was(tmp_path: Path) -> None:
+    found = fitted(tmp_path, steps=2)
+    again = load_fitted(registry(), tmp_path, own_classifier())
+    assert isinstance(again, LMAC)
+    assert same(again, found)
+    assert torch.equal(mask_of(explained(again)), mask_of(explained(found)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [({"width": 16}, "with width 8, not 16"), ({"width": 8, "layers": ["features.0"]}, "not to features.0")],
+)
+def test_decoders_of_another_shape_are_not_loaded(method: LMAC, asked: dict[str, Any], match: str) -> None:
+    with pytest.raises(CheckpointError, match=match):
+        LMAC(**asked).load_state(method.state())
+
+
+def test_tensors_of_something_else_are_not_loaded() -> None:
+    with pytest.raises(CheckpointError, match="not the tensors of a fitted mask decoder"):
+        LMAC().load_state({"means": torch.zeros(3)})
+
+
+def test_explaining_before_fitting_says_how_to_fit() -> None:
+    with pytest.raises(ExplanationError, match="earwitness fit lmac"):
+        explained(LMAC())
+    with pytest.raises(CheckpointError, match="not been fitted"):
+        LMAC().state()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"layers": "features"},
+        {"width": 0},
+        {"domain": "mel"},
+        {"scale": "power"},
+        {"out_loss": "unbounded"},
+        {"steps": 0},
+        {"finetune_steps": -1},
+        {"learning_rate": 0.0},
+        {"budget_share": 1.5},
+        {"budget_share": 0.5, "binarize": True},
+        {"guidance_loss": "mse"},
+        {"noise_snr_db": float("nan")},
+        {"examples": -1},
+        {"memory_mb": float("nan")},
+    ],
+)
+def test_wrong_parameters_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        LMAC(**wrong)
+
+
+def test_a_noise_folder_without_noise_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "noise").mkdir()
+    with pytest.raises(ConfigurationError, match="no recording to take noise from"):
+        fitted(tmp_path / "fit", noise=str(tmp_path / "noise"))
+
+
+def test_fit_and_explain_from_the_command_line(tmp_path: Path) -> None:
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(shell, [*words])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    clip = Toy(split="test", clips=1)[0]
+    soundfile.write(tmp_path / "clip.wav", clip.waveform.numpy(), clip.rate, subtype="FLOAT")
+    folder, classifier = str(tmp_path / "fitted"), ("--classifier", "toy-cnn")
+    data = ("--dataset", "toy", "--dataset-param", "clips=4", "--validation-param", "split=test")
+    run("fit", "lmac", *classifier, *data, "--param", "steps=2", "--param", "width=8", "--out", folder)
+    out = ("--out", str(tmp_path / "out"), "--json")
+    said = run(
+        "explain", str(tmp_path / "clip.wav"), "--explainer", "lmac", "--checkpoint", folder, *classifier, *out
+    )  # fmt: skip
+    assert json.loads(said)
