@@ -21,7 +21,7 @@ from earwitness.batching import ClipList
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Clip, Source
 from earwitness.context import Context
-from earwitness.explanation import Explanation, Mask, Relevance
+from earwitness.explanation import Explanation, Mask, Parts, Relevance
 from earwitness.protocols import Curve
 from earwitness.random import Random
 from earwitness.registry import Origin, Plugin, Registry, installed_plugins
@@ -118,6 +118,30 @@ class Wobbly:
         return Explanation(target, relevance=Relevance(values, "stft"))
 
 
+class Parted:
+    """Random relevance of each clip in three parts, which are drawn when they are asked for; counts both."""
+
+    def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
+        CALLS["parted"] += 1
+        shape = (classifier.listening.n_bins, classifier.listening.n_frames(batch.waveforms.shape[1]))
+        drawn = torch.randn(())  # from the global generators
+
+        def part(number: int) -> Relevance:
+            CALLS["parts"] += 1
+            return Relevance(random.normal(f"part {number}", *shape) + drawn, "stft")
+
+        return Explanation(
+            target,
+            relevance=Relevance(sum(part(number).values for number in range(3)), "stft"),  # type: ignore[arg-type]
+            parts=Parts(
+                ("a", "b", "c"),
+                random.normal("weights", 3),
+                random.uniform("selected", 3) > 0.3,
+                part,
+            ),
+        )
+
+
 class Naughty:
     """Misbehaves in a given way."""
 
@@ -201,6 +225,17 @@ class Again:
         return (one - other).abs().flatten(1).amax(1)
 
 
+class LookAtParts:
+    """A number that depends on everything parts have."""
+
+    def score(self, explanation: Explanation, context: Context) -> Tensor:
+        assert explanation.parts is not None
+        parts = explanation.parts
+        maps = [parts.map(number).values.abs() for number in range(len(parts.names))]
+        means = torch.stack([values.flatten(1)[:, ::7].mean(1) for values in maps], 1)
+        return (means * parts.weights * parts.selected).sum(1)
+
+
 class BadMetric:
     """Misbehaves in a given way."""
 
@@ -228,11 +263,11 @@ def failing_aggregate(values: Any) -> float:
     raise ValueError("too few")
 
 
-_EXPLAINERS = ("Ideal", "Wobbly", "Naughty")
+_EXPLAINERS = ("Ideal", "Wobbly", "Parted", "Naughty")
 
 
-def stub_registry(*, mean_map_version: int = 1) -> Registry:
-    """The built-in plugins and those of this module."""
+def stub_registry(*more: Plugin, mean_map_version: int = 1) -> Registry:
+    """The built-in plugins, those of this module, and more."""
 
     def explainers() -> list[ExplainerSpec]:
         plain = [ExplainerSpec(name=n.lower(), target=f"bench_stubs:{n}", summary="A stub.") for n in _EXPLAINERS]
@@ -257,6 +292,12 @@ def stub_registry(*, mean_map_version: int = 1) -> Registry:
             MetricSpec(name="two", target="bench_stubs:TwoColumns", summary="A stub.", columns=two),
             MetricSpec(name="again", target="bench_stubs:Again", summary="A stub."),
             MetricSpec(name="bad", target="bench_stubs:BadMetric", summary="A stub."),
+            MetricSpec(
+                name="look-at-parts",
+                target="bench_stubs:LookAtParts",
+                summary="A stub.",
+                needs=frozenset({"parts"}),
+            ),
             MetricSpec(name="sourced", target="bench_stubs:MeanMap", summary="A stub.", needs=frozenset({"sources"})),
         ]
 
@@ -269,7 +310,7 @@ def stub_registry(*, mean_map_version: int = 1) -> Registry:
     }.items():
         setattr(module, name, hookimpl(function))
     stubs = Plugin(Origin("stubs", "1.0", "stub_hooks"), "main", lambda: module)
-    return Registry([*installed_plugins(allowed=()), stubs])
+    return Registry([*installed_plugins(allowed=()), stubs, *more])
 
 
 def suite_of(

@@ -31,7 +31,12 @@ from earwitness_bench.suite import load_suite, parse_suite
 from sounds import write_sound
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "docs/datasets.md", "docs/how-it-works.md", "docs/plugins.md", "docs/suites.md"]
+METHODS = ["docs/lrp.md", "docs/drsa.md"]
+DOCUMENTS = [
+    *("README.md", "docs/datasets.md", "docs/how-it-works.md", "docs/plugins.md", "docs/running.md", "docs/suites.md"),
+    *METHODS,
+    "docs/sparse-nmf.md",
+]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 MY_MODELS = """
@@ -134,6 +139,20 @@ def test_the_blocks_on_how_it_works_run(workplace: Path, capsys: pytest.CaptureF
     assert float(capsys.readouterr().out) == pytest.approx(0.3, abs=1e-3)
 
 
+@pytest.mark.parametrize("document", METHODS)
+def test_the_blocks_on_a_method_run(workplace: Path, document: str) -> None:
+    for language, content in blocks(document):
+        if language == "bash":
+            for line in content.strip().splitlines():
+                run_command(line)
+        else:
+            assert language == "toml"
+            summary = run_suite(parse_suite(tomllib.loads(content)), workplace / "results", registry=registry())
+            assert not summary.failed
+            assert summary.scored > 0
+    assert list(workplace.glob("earwitness-out/*/heard.wav"))
+
+
 def test_the_plugin_of_the_guide_is_listed_explains_and_scores(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +205,20 @@ def test_the_suite_of_the_guide_runs(workplace: Path) -> None:
         assert summary.scored > 0
 
 
+def test_the_commands_of_the_page_on_running_run(workplace: Path) -> None:
+    commands: list[str] = []
+    for language, content in blocks("docs/running.md"):
+        if language == "toml":
+            (workplace / "small.toml").write_text(content)
+        else:
+            commands += content.strip().splitlines()
+    for line in commands:
+        cells = sorted(path.stem for path in workplace.glob("results/cells/score/*/*.json"))
+        run_command(line.replace("CELL", cells[0] if cells else "CELL"))
+    log = (workplace / "results" / "run.log").read_text()
+    assert re.search(r"2 x joblib(.|\n)* 0 found\n(.|\n)*1 x serial(.|\n)*done: 0 explanations, 0 scores", log)
+
+
 def test_the_results_page_names_suites_and_methods_that_exist() -> None:
     """Its commands take hours: here only what they name is looked up."""
     page = (ROOT / "docs" / "results.md").read_text()
@@ -199,6 +232,18 @@ def test_the_results_page_names_suites_and_methods_that_exist() -> None:
             assert page.count(f"| {entry.title} |") == 1 + len(suite.arenas) * len(
                 suites
             )  # the summary, and each arena
+
+
+def test_the_blocks_on_spectral_patterns_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for language, content in blocks("docs/sparse-nmf.md"):
+        if language == "bash":
+            run_command(content)
+        else:
+            exec(compile(content, "sparse-nmf.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert "torch.Size([65, 6]) torch.Size([6, 300])" in said
+    assert "('class1', 'class1', 'class1', 'class2', 'class2', 'class2') torch.Size([257, 6])" in said
+    assert len(list((workplace / "patterns" / "patterns").glob("*.wav"))) == 6
 
 
 def test_the_data_set_of_the_guide_is_read(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

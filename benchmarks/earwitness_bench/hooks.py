@@ -15,6 +15,11 @@ _PATCH_COLUMNS: tuple[tuple[str, Direction, str], ...] = (
     ("insertion_LeRF", "lower", "least relevant put back first: deletion, read backwards"),
     ("gap", "higher", "insertion - deletion; 0 for a random order, on average"),
 )
+_REMOVALS: tuple[tuple[str, Direction, str], ...] = (
+    ("FF", "higher", "p(recording) - p(rest) without the patterns of a relevance above this"),
+    ("random", "neither", "the same without as many patterns drawn at random"),
+)
+_L2I = "Parekh, Parekh, Mozharovskyi, d'Alché-Buc and Richard, NeurIPS 2022"
 _LMAC = "Paissan, Ravanelli and Subakan, ICML 2024"
 
 
@@ -133,6 +138,7 @@ def earwitness_metrics() -> Iterator[MetricSpec]:
         target="earwitness_bench.metrics.mask_shape:MaskShape",
         summary="SPS (Gini index) and COMP (entropy) of the mask on the listening STFT.",
         paper=_LMAC,
+        attribution_only=True,
         columns=(
             Column(name="SPS", direction="higher", summary="0: all bins alike, 1: a single one"),
             Column(name="COMP", direction="lower", summary="nats"),
@@ -140,6 +146,8 @@ def earwitness_metrics() -> Iterator[MetricSpec]:
     )
     yield from quantus_specs()
     yield from _patch_flipping()
+    yield from _parts()
+    yield from _fidelity()
     yield MetricSpec(
         name="localisation",
         target="earwitness_bench.metrics.localisation:Localisation",
@@ -162,6 +170,34 @@ def earwitness_metrics() -> Iterator[MetricSpec]:
             Column(name="SI-SDR_target", direction="higher", summary="dB"),
             Column(name="SI-SDR_corruption", direction="lower", summary="dB, against all that is not the target"),
             Column(name="resembles_target", direction="higher", summary="share of clips that are more like the target"),
+        ),
+    )
+
+
+def _parts() -> Iterator[MetricSpec]:
+    needs = frozenset({"sources", "parts"})
+    yield MetricSpec(
+        name="parts-objects",
+        target="earwitness_bench.metrics.parts:PartsObjects",
+        summary="Which part is which sound: one part for each, and nothing else in it?",
+        needs=needs,
+        columns=(
+            Column(name="matched_share", headline=True, summary="of a part's relevance on its sound, over all sounds"),
+            Column(name="found", summary="share of the sounds that are their part's main one"),
+            Column(name="share_gain", summary="matched_share, less the whole map's"),
+            Column(name="part_SI-SDR_improvement", summary="dB, of the sound of a part over the recording"),
+        ),
+    )
+    yield MetricSpec(
+        name="parts-target",
+        target="earwitness_bench.metrics.parts:PartsTarget",
+        summary="In a mixture of classes: does one part hold the target's sound, and nothing else?",
+        needs=needs,
+        columns=(
+            Column(name="target_F1", headline=True, summary="of the two below, of the part that does best"),
+            Column(name="target_purity", summary="share of that part's relevance on the target's sound"),
+            Column(name="target_concentration", summary="share of all relevance on the target's sound in that part"),
+            Column(name="target_F1_whole", direction="neither", summary="what the whole map has as one part"),
         ),
     )
 
@@ -195,6 +231,41 @@ def _patch_flipping() -> Iterator[MetricSpec]:
         columns=(
             Column(name="aupc_thesis", direction="lower", summary="as coded: never compare across numbers of parts"),
             Column(name="aupc_true_fraction", direction="lower", summary="the same at the fraction really flipped"),
+            Column(name="delta_aupc_thesis", direction="higher", summary="of the whole map, less that of its parts"),
+            Column(name="delta_aupc_true_fraction", direction="higher", summary="the same at the true fraction"),
+        ),
+        version=2,
+    )
+
+
+def _fidelity() -> Iterator[MetricSpec]:
+    yield MetricSpec(
+        name="fidelity",
+        target="earwitness_bench.metrics.fidelity:TopKFidelity",
+        summary="Whether a method that predicts on its own has the classifier's decision among its first classes.",
+        paper=_L2I,
+        columns=tuple(Column(name=f"top-{k}", summary=f"share of clips, of {k} classes") for k in (1, 3, 5)),
+    )
+    yield MetricSpec(
+        name="multilabel-fidelity",
+        target="earwitness_bench.metrics.fidelity:MultilabelFidelity",
+        summary="The same for classifiers of several labels: does it rank the decided classes first, clip by clip?",
+        paper=_L2I,
+        columns=(
+            Column(name="average_precision", summary="area under each clip's precision-recall curve over classes"),
+            Column(name="max_F1", summary="best F1 over thresholds"),
+        ),
+    )
+    yield MetricSpec(
+        name="l2i-faithfulness",
+        target="earwitness_bench.metrics.fidelity:PatternFaithfulness",
+        summary="FF when patterns above a threshold are taken out of the sound; median, beside as many random ones.",
+        paper=_L2I,
+        needs=frozenset({"parts"}),
+        columns=tuple(
+            Column(name=f"{kind}@{threshold}", direction=direction, aggregate="median", summary=summary)
+            for kind, direction, summary in _REMOVALS
+            for threshold in (0.9, 0.7, 0.5, 0.3, 0.1)
         ),
     )
 
@@ -205,6 +276,8 @@ def earwitness_commands() -> Iterator[CommandSpec]:
     for name, summary in (
         ("bench", "Score explainers on data sets and keep every result."),
         ("leaderboard", "Rank the results of a bench run."),
+        ("reproduce", "Compute one result of a bench run again, and compare."),
+        ("study", "Experiments that are no metric, such as the cross-class matrix."),
         ("download", "Fetch a data set, checked by checksum."),
         ("demo", "A first tour: explanations one can hear, and a leaderboard."),
     ):

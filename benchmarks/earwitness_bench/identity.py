@@ -19,7 +19,7 @@ from earwitness.specs import Spec
 
 LIBRARIES = ("torch", "torchaudio", "captum", "zennit", "quantus", "numpy", "scipy", "librosa", "soxr", "soundfile")
 
-EXPLANATIONS_VERSION = 1
+EXPLANATIONS_VERSION = 2
 """Raise it whenever the benchmark's own part in an explanation changes (packing, shuffling, seeding)."""
 
 
@@ -34,15 +34,28 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
+@functools.cache
 def machine() -> dict[str, Any]:
     """What is worth knowing of the machine but enters no key."""
     return {
+        "node": platform.node(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": platform.machine(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
+        "memory_mb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "git": _git_state(),
     }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
 
 
 def plugin_identity(offer: Offer[Spec]) -> str:

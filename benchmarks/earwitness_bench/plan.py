@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,9 +87,10 @@ class Judge:
 class Unit:
     """One chunk, one explainer: an explanation cell and the score cells on it.
 
-    ``base_key`` is the explanation that a shuffled control is made of.
+    ``number`` is its place in the plan; ``base_key`` is the explanation that a shuffled control is made of.
     """
 
+    number: int
     stage: Stage
     chunk: tuple[tuple[int, str | None], ...]
     contestant: Contestant
@@ -99,6 +99,152 @@ class Unit:
     base_key: str | None
     score_keys: tuple[str, ...]
     provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Lineup:
+    """An arena's stage, and who is scored on it."""
+
+    stage: Stage
+    contestants: tuple[Contestant, ...]
+
+    def __len__(self) -> int:
+        """How many units there are."""
+        return len(self.stage.chunks) * len(self.contestants)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All units of a run, by number: arena after arena, and there chunk after chunk, so that what a chunk's explainers
+    share is made once. A shuffled control comes after the contestant whose maps it takes.
+
+    Units are made when they are asked for: a plan of millions is small, and is sent to every worker.
+    """
+
+    suite: Suite
+    lineups: tuple[Lineup, ...]
+    judges: tuple[Judge, ...]
+    environment: dict[str, Any]
+
+    def __len__(self) -> int:
+        return sum(len(lineup) for lineup in self.lineups)
+
+    def place(self, number: int) -> tuple[int, int, int]:
+        """Where a unit stands: the numbers of its arena, chunk and contestant.
+
+        Raises
+        ------
+        IndexError
+            There is none of that number.
+        """
+        left = number
+        for arena, lineup in enumerate(self.lineups):
+            if 0 <= left < len(lineup):
+                return (arena, *divmod(left, len(lineup.contestants)))
+            left -= len(lineup)
+        raise IndexError(f"There are {len(self)} units, and none has the number {number}.")
+
+    def contestant(self, number: int) -> Contestant:
+        """Whose unit this is."""
+        arena, _, contestant = self.place(number)
+        return self.lineups[arena].contestants[contestant]
+
+    def title(self, number: int) -> str:
+        """A unit in words: its arena and explainer."""
+        return f"{self.lineups[self.place(number)[0]].stage.arena.title} · {self.contestant(number).title}"
+
+    def base_of(self, number: int) -> int | None:
+        """The unit whose maps this one takes, if it is a shuffled control."""
+        arena, _, contestant = self.place(number)
+        return self._base(self.lineups[arena].contestants, number, contestant)
+
+    @staticmethod
+    def _base(contestants: tuple[Contestant, ...], number: int, contestant: int) -> int | None:
+        wanted = contestants[contestant].shuffle_of
+        if wanted is None:
+            return None
+        return number - contestant + next(i for i, other in enumerate(contestants) if other.title == wanted)
+
+    def __getitem__(self, number: int) -> Unit:
+        """A unit with its keys.
+
+        An explanation's key hashes the explainer, the environment, the classifier and the chunk's clips in their order,
+        since rows of a batch may change each other's last bits. A score's key hashes the explanation's, the metric and
+        how the explanation becomes a mask. Titles enter no key.
+        """
+        place = self.place(number)
+        stage = self.lineups[place[0]].stage
+        contestant = self.contestant(number)
+        chunk = stage.chunks[place[1]]
+        base = self.base_of(number)
+        key = self._explain_key(stage, chunk, contestant)
+        suite = self.suite
+        scoring = {"explain": key, "route": suite.route, "scale": suite.scale, "rule": suite.rule}
+        return Unit(
+            number,
+            stage,
+            chunk,
+            contestant,
+            self.judges,
+            key,
+            None if base is None else self._explain_key(stage, chunk, self.contestant(base)),
+            tuple(digest_of({"kind": "score", "metric": judge.identity, **scoring}) for judge in self.judges),
+            self._provenance(stage, contestant),
+        )
+
+    def _provenance(self, stage: Stage, contestant: Contestant) -> dict[str, Any]:
+        stft = stage.classifier.listening
+        return {
+            "explainer": contestant.identity,
+            "environment": self.environment,
+            "classifier": stage.classifier.checksum,
+            "listening": [stft.rate, stft.n_fft, stft.hop_length],
+            "seed": self.suite.seed,
+            "target": self.suite.target,
+            "chunk_size": self.suite.chunk_size,
+        }
+
+    def _explain_key(self, stage: Stage, chunk: tuple[tuple[int, str | None], ...], contestant: Contestant) -> str:
+        entries = [(stage.dataset.entries[index], label) for index, label in chunk]
+        clips = [[e.clip_id, e.group, e.labels, e.fingerprint, label] for e, label in entries]
+        return digest_of({"kind": "explain", "clips": clips, **self._provenance(stage, contestant)})
+
+    def document(self) -> dict[str, Any]:
+        """What the results folder keeps of it: everything but the units' own data, with the keys of all cells."""
+        arenas, first = [], 0
+        for lineup in self.lineups:
+            units = [self[number] for number in range(first, first + len(lineup))]
+            arenas.append(_arena_document(lineup, units))
+            first += len(lineup)
+        return {
+            "suite": self.suite.model_dump(mode="json"),
+            "environment": self.environment,
+            "metrics": [_judge_document(judge) for judge in self.judges],
+            "arenas": arenas,
+        }
+
+
+def _arena_document(lineup: Lineup, units: list[Unit]) -> dict[str, Any]:
+    stage = lineup.stage
+    return {
+        "title": stage.arena.title,
+        "dataset": stage.arena.dataset.model_dump(mode="json"),
+        "classifier": {"name": stage.classifier.name, "checksum": stage.classifier.checksum},
+        "explainers": [
+            {
+                "title": contestant.title,
+                "scope": "control" if contestant.is_control else contestant.spec.scope,
+                "shuffle_of": contestant.shuffle_of,
+                "identity": contestant.identity,
+                "cells": [
+                    {"explain": unit.explain_key, "scores": unit.score_keys}
+                    for unit in units
+                    if unit.contestant is contestant
+                ],
+            }
+            for contestant in lineup.contestants
+        ],
+    }
 
 
 def make_stage(suite: Suite, arena: Arena, dataset: Dataset, classifier: AudioClassifier) -> Stage:
@@ -215,39 +361,9 @@ def make_judges(suite: Suite, registry: Registry) -> tuple[Judge, ...]:
     return tuple(judges)
 
 
-def make_units(
-    suite: Suite, stage: Stage, contestants: list[Contestant], judges: tuple[Judge, ...], environment: dict[str, Any]
-) -> Iterator[Unit]:
-    """All units of an arena, chunk by chunk, so that what a chunk's explainers share is made once.
-
-    An explanation's key hashes the explainer, the environment, the classifier and the chunk's clips in their order,
-    since rows of a batch may change each other's last bits. A score's key hashes the explanation's, the metric and how
-    the explanation becomes a mask. Titles enter no key.
-    """
-    stft = stage.classifier.listening
-    common = {
-        "environment": environment,
-        "classifier": stage.classifier.checksum,
-        "listening": [stft.rate, stft.n_fft, stft.hop_length],
-        "seed": suite.seed,
-        "target": suite.target,
-        "chunk_size": suite.chunk_size,
-    }
-    for chunk in stage.chunks:
-        entries = [(stage.dataset.entries[index], label) for index, label in chunk]
-        clips = [[e.clip_id, e.group, e.labels, e.fingerprint, label] for e, label in entries]
-        keys: dict[str, str] = {}
-        for contestant in contestants:
-            provenance = {"explainer": contestant.identity, **common}
-            key = keys[contestant.title] = digest_of({"kind": "explain", "clips": clips, **provenance})
-            scoring = {"explain": key, "route": suite.route, "scale": suite.scale, "rule": suite.rule}
-            yield Unit(
-                stage,
-                chunk,
-                contestant,
-                judges,
-                key,
-                keys.get(contestant.shuffle_of or ""),
-                tuple(digest_of({"kind": "score", "metric": judge.identity, **scoring}) for judge in judges),
-                provenance,
-            )
+def _judge_document(judge: Judge) -> dict[str, Any]:
+    columns = [
+        {"name": c.name, "direction": c.direction, "aggregate": c.aggregate, "headline": c.headline}
+        for c in judge.spec.columns
+    ]
+    return {**judge.identity, "columns": columns}

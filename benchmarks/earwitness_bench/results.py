@@ -12,7 +12,10 @@ from earwitness.artifacts import write_atomically
 from earwitness.errors import StoreError
 from earwitness_bench.store import Store
 
-COLUMNS = ("arena", "explainer", "row", "clip_id", "group", "target", "metric", "column", "value", "outcome")
+COLUMNS = (
+    *("arena", "explainer", "row", "clip_id", "group", "target", "degenerate"),
+    *("metric", "version", "column", "value", "outcome"),
+)
 
 
 def read_scores(store: Store) -> pd.DataFrame:
@@ -21,13 +24,13 @@ def read_scores(store: Store) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        With :data:`COLUMNS`; ``value`` is NaN where the outcome is not ``"scored"``. Sorted, so equal results give
-        equal tables.
+        With :data:`COLUMNS`; ``value`` is NaN where the outcome is not ``"scored"``, ``degenerate`` (the map points
+        nowhere) is None where nothing was explained. Sorted, so equal results give equal tables.
 
     Raises
     ------
     StoreError
-        A row stands twice.
+        A row stands twice; or a metric or explainer is there in two versions, or with two seeds.
     """
     table = pd.DataFrame(list(_rows(store)), columns=list(COLUMNS)).astype({"value": "float64"})
     keys = ["arena", "explainer", "row", "metric", "column"]
@@ -58,16 +61,58 @@ def missing_in(store: Store, arena: dict[str, Any]) -> int:
 
 def _rows(store: Store) -> Iterator[tuple[Any, ...]]:
     plan = store.read_plan()
+    _check_metrics(plan)
+    seed = plan.get("suite", {}).get("seed")
     for arena in plan["arenas"]:
         for explainer in arena["explainers"]:
             for cell in explainer["cells"]:
                 explained = store.read_cell("explain", cell["explain"])
                 if explained is None:
                     continue
+                _check_origin(explained, explainer, seed)
                 for metric, key in zip(plan["metrics"], cell["scores"], strict=True):
                     score = _nothing(explained, metric) or store.read_cell("score", key)
                     if score is not None:
+                        _check_version(score, metric)
                         yield from _score_rows(arena["title"], explainer["title"], explained["rows"], metric, score)
+
+
+def _check_metrics(plan: dict[str, Any]) -> None:
+    """A plan names each metric once: never two versions, or two sets of parameters, in one table."""
+    by_name: dict[str, list[Any]] = {}
+    for metric in plan["metrics"]:
+        by_name.setdefault(metric["name"], []).append(metric["version"])
+    for name, versions in by_name.items():
+        if len(versions) > 1:
+            raise StoreError(
+                f"This run holds {name} {len(versions)} times, in the versions {', '.join(map(str, versions))}: tables "
+                "never mix them. Give `earwitness bench` a suite that names it once; what is there is found again."
+            )
+
+
+def _check_version(score: dict[str, Any], metric: dict[str, Any]) -> None:
+    found = score.get("metric", metric)
+    if (found["name"], found.get("version", metric["version"])) != (metric["name"], metric["version"]):
+        raise StoreError(
+            f"A result of {found['name']} version {found.get('version')} stands where the run has {metric['name']} "
+            f"version {metric['version']}: tables never mix them. Was a cell copied by hand? Give the same "
+            "`earwitness bench` again, into a new folder."
+        )
+
+
+def _check_origin(explained: dict[str, Any], explainer: dict[str, Any], seed: int | None) -> None:
+    """That an explanation is by the explainer of the run, in its version and with its parameters, and of its seed."""
+    origin = explained.get("provenance") or {}
+    if "explainer" in origin and origin["explainer"] != explainer["identity"]:
+        differs = "another explainer, version or parameter"
+    elif seed is not None and origin.get("seed", seed) != seed:
+        differs = f"the seed {origin['seed']}, where the run has {seed}"
+    else:
+        return
+    raise StoreError(
+        f"A result of {explainer['title']} is of {differs}: tables never mix them. Was a cell copied by hand? Give the "
+        "same `earwitness bench` again, into a new folder."
+    )
 
 
 def _nothing(explained: dict[str, Any], metric: dict[str, Any]) -> dict[str, Any] | None:
@@ -86,5 +131,5 @@ def _score_rows(
     for column, values in score["columns"].items():
         for row, value, outcome in zip(rows, values, score["outcomes"], strict=True):
             said = "scored" if value is not None else outcome
-            clip = (row["row"], row["clip_id"], row["group"], row["target"])
-            yield (arena, explainer, *clip, metric["name"], column, value, said)
+            clip = (row["row"], row["clip_id"], row["group"], row["target"], row["degenerate"])
+            yield (arena, explainer, *clip, metric["name"], metric["version"], column, value, said)

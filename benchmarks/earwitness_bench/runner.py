@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from earwitness.artifacts import digest_of
 from earwitness.classifier import AudioClassifier
-from earwitness.clips import Dataset
-from earwitness.errors import CheckpointError, ConfigurationError, PluginError, StoreError
-from earwitness.fitting import fit
+from earwitness.errors import StoreError
 from earwitness.loading import load_classifier, load_dataset
-from earwitness.parameters import resolved_parameters
-from earwitness.protocols import Progress
 from earwitness.registry import Registry
 from earwitness_bench.engines import Engine, Serial
-from earwitness_bench.identity import environment, machine, plugin_identity
-from earwitness_bench.isolation import isolated
-from earwitness_bench.plan import (
-    Contestant,
-    Judge,
-    Stage,
-    Unit,
-    explainer_parameters,
-    make_contestants,
-    make_judges,
-    make_stage,
-    make_units,
-)
+from earwitness_bench.engines.process import Setup, cpu_threads
+from earwitness_bench.fits import fit_all
+from earwitness_bench.identity import environment, machine
+from earwitness_bench.monitor import Observer, Passing, Planned, Said, silent
+from earwitness_bench.plan import Lineup, Plan, make_contestants, make_judges, make_stage
+from earwitness_bench.scheduling import Schedule
 from earwitness_bench.store import Store
-from earwitness_bench.suite import ExplainerEntry, Suite
+from earwitness_bench.suite import Arena, Suite
+from earwitness_bench.tasks import Outcome, Task
 from earwitness_bench.worker import Worker
-
-
-def _silent(done: int, total: int, text: str) -> None:
-    """No progress."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +41,8 @@ class Summary:
         Explainers and metrics that failed, with the error.
     notes : tuple of str
         What a reader of the results should know.
+    left : int
+        Units that were not begun, because the run was to stop at the first failure.
     """
 
     explained: int
@@ -66,6 +50,7 @@ class Summary:
     cached: int
     failed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    left: int = 0
 
 
 def run_suite(
@@ -75,7 +60,9 @@ def run_suite(
     registry: Registry,
     engine: Engine | None = None,
     device: torch.device | str = "cpu",
-    progress: Progress = _silent,
+    observer: Observer = silent,
+    fail_fast: bool = False,
+    only_failed: bool = False,
 ) -> Summary:
     """Run a suite into a results folder; what is there already is not computed again.
 
@@ -88,54 +75,152 @@ def run_suite(
     engine : Engine, optional
         Default: serial.
     device : torch.device or str
-    progress : callable (done, total, text)
+    observer : callable (Event)
+        Is told what happens.
+    fail_fast : bool
+        Stop at the first cell that fails now.
+    only_failed : bool
+        Compute again what has failed, and nothing else.
 
     Raises
     ------
     EarwitnessError
-        The suite names something that does not exist, or the folder cannot be written to. Errors of single explainers
-        and metrics are kept in their cells instead.
+        The suite names something that does not exist, the folder cannot be written to, or workers cannot be started.
+        Errors of single explainers and metrics are kept in their cells instead.
     """
+    engine = engine or Serial()
     store = Store(out, create=True)
-    with _threads(suite.threads):
-        judges = make_judges(suite, registry)
-        units, plans, notes = [], [], []
-        env = environment(device)
-        for arena in suite.arenas:
-            progress(0, 0, f"loading {arena.title}")
-            dataset = load_dataset(arena.dataset.name, parameters=arena.dataset.parameters, plugins=registry)
-            classifier = load_classifier(
-                arena.classifier.name,
-                parameters=arena.classifier.parameters,
-                device=device,
-                precision=suite.precision,
-                plugins=registry,
-            )
-            stage = make_stage(suite, arena, dataset, classifier)
-            contestants = make_contestants(suite, registry, _fit_all(suite, stage, store, registry, env, progress))
-            stage_units = list(make_units(suite, stage, contestants, judges, env))
-            units += stage_units
-            plans.append(_plan_of(stage, contestants, stage_units))
-            notes += [f"{arena.title}: {note}" for note in (*dataset.notes, *_precision_note(classifier))]
-        store.write_plan(
-            {
-                "suite": suite.model_dump(mode="json"),
-                "environment": env,
-                "machine": machine(),
-                "metrics": [_judge_document(judge) for judge in judges],
-                "arenas": plans,
-                "notes": notes,
-            }
-        )
-        worker = Worker(suite, store, registry)
-        tally = [0, 0, 0]
-        failed: dict[str, None] = {}
-        for done, outcome in enumerate((engine or Serial()).map(worker, units), start=1):
-            tally = [a + b for a, b in zip(tally, (outcome.explained, outcome.scored, outcome.cached), strict=True)]
-            failed.update(dict.fromkeys(outcome.errors))
-            progress(done, len(units), outcome.title)
-    explained, scored, cached = tally
-    return Summary(explained, scored, cached, tuple(failed), tuple(notes))
+    swept = store.sweep()
+    if swept:
+        observer(Said(f"{swept} temporary files of killed runs were removed"))
+    threads, notes = choose_threads(suite, store, engine)
+    with cpu_threads(threads):
+        plan, more = make_plan(suite, store, registry=registry, device=device, observer=observer)
+        notes = [*notes, *more]
+        store.write_plan({**plan.document(), "machine": machine(), "notes": notes})
+        worker = Worker(plan, store, registry, apart=engine.apart, retry_failed=only_failed)
+        numbers: Sequence[int] = range(len(plan))
+        if only_failed:
+            numbers = [number for number in numbers if worker.has_failed(number)]
+        observer(Planned(_titles(plan, numbers), 1 + len(plan.judges)))
+        ledger = _Ledger(notes=dict.fromkeys(notes))
+        setup = Setup.of_this_process(threads, on_gpu=torch.device(device).type == "cuda")
+        with engine.crew(worker, setup) as hire:
+            schedule = Schedule(plan, engine, hire, worker.give_up, observer)
+            for outcome in schedule.run(Task(number) for number in numbers):
+                ledger.enter(outcome)
+                if fail_fast and outcome.broken:
+                    break
+    return ledger.summary(len(numbers))
+
+
+@dataclass
+class _Ledger:
+    """Adds up outcomes."""
+
+    explained: int = 0
+    scored: int = 0
+    cached: int = 0
+    units: int = 0
+    failed: dict[str, None] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def enter(self, outcome: Outcome) -> None:
+        self.explained += outcome.explained
+        self.scored += outcome.scored
+        self.cached += outcome.cached
+        self.units += 1
+        self.failed.update(dict.fromkeys(outcome.errors))
+        self.notes.update(dict.fromkeys(outcome.notes))
+
+    def summary(self, n_units: int) -> Summary:
+        left = n_units - self.units
+        return Summary(self.explained, self.scored, self.cached, tuple(self.failed), tuple(self.notes), left)
+
+
+def choose_threads(suite: Suite, store: Store, engine: Engine) -> tuple[int, list[str]]:
+    """How many threads each worker computes with, and what the user should know about that.
+
+    The number is part of every result's identity. So a suite that does not name it keeps to that of the results which
+    are there; several workers that begin a folder get one each, and a single one gets what torch takes.
+    """
+    cores = os.cpu_count() or 1
+    threads = suite.threads or _threads_before(store)
+    if not 0 < threads <= max(cores, suite.threads):
+        threads = 1 if engine.workers > 1 else torch.get_num_threads()
+    if engine.workers * threads > cores and engine.workers > 1:
+        return threads, [
+            f"{engine.workers} workers with {threads} threads each share {cores} cores, so they may be slower than "
+            "fewer workers; threads = 1 in the suite suits several workers"
+        ]
+    return threads, []
+
+
+def _threads_before(store: Store) -> int:
+    if not (store.folder / "plan.json").is_file():
+        return 0
+    try:
+        return int(store.read_plan()["environment"]["threads"])
+    except (StoreError, KeyError, TypeError, ValueError):
+        return 0
+
+
+def make_plan(
+    suite: Suite,
+    store: Store,
+    *,
+    registry: Registry,
+    device: torch.device | str = "cpu",
+    observer: Observer | None = None,
+) -> tuple[Plan, list[str]]:
+    """Load data and classifiers, fit what must be fitted, and say what there is to do.
+
+    Parameters
+    ----------
+    suite : Suite
+    store : Store
+    registry : Registry
+    device : torch.device or str
+    observer : callable (Event), optional
+        Without one nothing is fitted, and nothing is written.
+
+    Returns
+    -------
+    Plan
+    notes : list of str
+    """
+    judges = make_judges(suite, registry)
+    env = environment(device)
+    lineups, notes = [], []
+    for arena in suite.arenas:
+        lineup, more = _lineup(suite, arena, store, registry, device, env, observer)
+        lineups.append(lineup)
+        notes += [f"{arena.title}: {note}" for note in more]
+    return Plan(suite, tuple(lineups), judges, env), notes
+
+
+def _lineup(
+    suite: Suite,
+    arena: Arena,
+    store: Store,
+    registry: Registry,
+    device: torch.device | str,
+    env: dict[str, Any],
+    observer: Observer | None,
+) -> tuple[Lineup, list[str]]:
+    (observer or silent)(Passing(f"loading {arena.title}"))
+    dataset = load_dataset(arena.dataset.name, parameters=arena.dataset.parameters, plugins=registry)
+    classifier = load_classifier(
+        arena.classifier.name,
+        parameters=arena.classifier.parameters,
+        device=device,
+        precision=suite.precision,
+        plugins=registry,
+    )
+    stage = make_stage(suite, arena, dataset, classifier)
+    fitted = fit_all(suite, stage, store, registry, env, observer=observer)
+    contestants = make_contestants(suite, registry, fitted)
+    return Lineup(stage, tuple(contestants)), [*dataset.notes, *_precision_note(classifier)]
 
 
 def _precision_note(classifier: AudioClassifier) -> list[str]:
@@ -147,105 +232,14 @@ def _precision_note(classifier: AudioClassifier) -> list[str]:
     ]
 
 
-def _fit_all(
-    suite: Suite, stage: Stage, store: Store, registry: Registry, env: dict[str, Any], progress: Progress
-) -> dict[str, Path | str]:
-    """Fit the explainers that must be fitted, for one arena: their folders by title, or why a fit failed."""
-    fitted: dict[str, Path | str] = {}
-    for entry in suite.explainers:
-        if entry.fit is None:
-            continue
-        offer = registry.explainer(entry.name)
-        parameters = explainer_parameters(suite, entry, offer.spec)
-        train = load_dataset(entry.fit.name, parameters=entry.fit.parameters, plugins=registry)
-        identity = {
-            "environment": env,
-            "explainer": [offer.qualified_name, plugin_identity(offer)],  # type: ignore[arg-type]
-            "parameters": resolved_parameters(offer.spec, parameters),
-            "classifier": stage.classifier.checksum,
-            "train": [[clip.clip_id, clip.labels, clip.fingerprint] for clip in train.entries],
-            "seed": suite.seed,
-        }
-        folder = store.folder / "fits" / f"{offer.spec.name}-{digest_of(identity)[:16]}"
-        report = functools.partial(_fitting, progress, entry.title)
-        try:
-            completed = entry.model_copy(update={"parameters": parameters})
-            _fit_or_load(registry, completed, stage, train, folder, suite.seed, report)
-        except (ConfigurationError, PluginError, StoreError):
-            raise
-        except (Exception, SystemExit) as error:
-            fitted[entry.title] = f"{type(error).__name__}: {error}"
-        else:
-            fitted[entry.title] = folder
-    return fitted
-
-
-def _fit_or_load(
-    registry: Registry, entry: ExplainerEntry, stage: Stage, train: Dataset, folder: Path, seed: int, report: Progress
-) -> None:
-    """Fit into a folder that is named after all the settings: what does not load from it is damaged."""
-    for attempt in range(2):
-        try:
-            with isolated(seed, stage.classifier.device):
-                fit(
-                    registry,
-                    entry.name,
-                    stage.classifier.to(stage.classifier.device),
-                    train,
-                    folder,
-                    parameters=entry.parameters,
-                    seed=seed,
-                    progress=report,
-                )
-            return
-        except CheckpointError:
-            if attempt:
-                raise
-            set_aside = folder.with_name(f"{folder.name}.corrupt")
-            shutil.rmtree(set_aside, ignore_errors=True)
-            folder.replace(set_aside)
-
-
-def _plan_of(stage: Stage, contestants: list[Contestant], units: list[Unit]) -> dict[str, Any]:
-    return {
-        "title": stage.arena.title,
-        "dataset": stage.arena.dataset.model_dump(mode="json"),
-        "classifier": {"name": stage.classifier.name, "checksum": stage.classifier.checksum},
-        "explainers": [
+def _titles(plan: Plan, numbers: Sequence[int]) -> Counter[str]:
+    """How many of these units each arena and explainer has."""
+    if isinstance(numbers, range):
+        return Counter(
             {
-                "title": contestant.title,
-                "scope": "control" if contestant.is_control else contestant.spec.scope,
-                "shuffle_of": contestant.shuffle_of,
-                "identity": contestant.identity,
-                "cells": [
-                    {"explain": unit.explain_key, "scores": unit.score_keys}
-                    for unit in units
-                    if unit.contestant is contestant
-                ],
+                f"{lineup.stage.arena.title} · {contestant.title}": len(lineup.stage.chunks)
+                for lineup in plan.lineups
+                for contestant in lineup.contestants
             }
-            for contestant in contestants
-        ],
-    }
-
-
-def _judge_document(judge: Judge) -> dict[str, Any]:
-    columns = [
-        {"name": c.name, "direction": c.direction, "aggregate": c.aggregate, "headline": c.headline}
-        for c in judge.spec.columns
-    ]
-    return {**judge.identity, "columns": columns}
-
-
-@contextmanager
-def _threads(wanted: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if wanted:
-        torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _fitting(progress: Progress, title: str, done: int, total: int, text: str) -> None:
-    progress(done, total, f"fitting {title}: {text}")
+        )
+    return Counter(plan.title(number) for number in numbers)

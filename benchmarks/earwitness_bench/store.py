@@ -5,19 +5,26 @@
     DIR/plan.json                          which cells make up the last run
     DIR/cells/explain/ab/ab12….json        one explained chunk: rows, diagnostics, seconds, provenance
     DIR/cells/score/cd/cd34….json          one metric on it: values and outcomes per row
+    DIR/cells/study/ef/ef56….json          one piece of a study
     DIR/maps/ab/ab12….safetensors          the maps, half precision (absent above the size cap)
     DIR/fits/…                             fitted explainers
     DIR/scores.parquet                     derived: one row per clip, explainer and column
+    DIR/run.log                            what ``earwitness bench`` did, what failed, which workers ended
 
 A file is written beside its place and moved there, so a kill leaves it whole or absent. Cells and maps carry their own
-checksum; a damaged one is set aside (``*.corrupt``) and computed again.
+checksum; a damaged one is set aside (``*.corrupt``) and computed again. A file's name is the hash of all that can
+change its content: folders of several machines are merged by copying ``cells``, ``maps`` and ``fits`` together, and two
+processes may work on one folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +34,13 @@ from earwitness.artifacts import digest_of, load_tensors, save_tensors, write_js
 from earwitness.errors import CheckpointError, StoreError
 from earwitness.identity import digest_of_tensors
 
-SCHEMA = 1
+SCHEMA = 2
+_MAPS_SCHEMA = 1
 
-Kind = Literal["explain", "score"]
+LEFTOVER_S = 3600.0
+"""A temporary file that is older was left by a writer that was killed: writing one takes milliseconds."""
+
+Kind = Literal["explain", "score", "study"]
 
 
 class Store:
@@ -69,14 +80,15 @@ class Store:
         Raises
         ------
         StoreError
-            The file is there and cannot be read.
+            The file is there and cannot be read, or a newer earwitness wrote it.
         """
         path = self.cell_path(kind, key)
         try:
             cell: dict[str, Any] = json.loads(path.read_bytes())
             checksum = cell.pop("checksum")
-            if (cell["schema"], cell["kind"], cell["key"]) != (SCHEMA, kind, key) or checksum != digest_of(cell):
-                raise ValueError("another schema, another cell, or altered")
+            if (cell["kind"], cell["key"]) != (kind, key) or checksum != digest_of(cell):
+                raise ValueError("another cell, or altered")
+            cell = _migrated(cell, path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -102,7 +114,7 @@ class Store:
             return None
         try:
             tensors, header = load_tensors(path)
-            if header["schema"] != SCHEMA or header["checksum"] != digest_of([key, digest_of_tensors(tensors)]):
+            if header["schema"] != _MAPS_SCHEMA or header["checksum"] != digest_of([key, digest_of_tensors(tensors)]):
                 raise ValueError("another schema, another explanation, or altered")
             document: dict[str, Any] = header["document"]
         except (CheckpointError, ValueError, KeyError):
@@ -113,7 +125,7 @@ class Store:
     def write_maps(self, key: str, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Keep the maps of an explanation."""
         checksum = digest_of([key, digest_of_tensors(tensors)])
-        save_tensors(self.maps_path(key), tensors, {"schema": SCHEMA, "checksum": checksum, "document": document})
+        save_tensors(self.maps_path(key), tensors, {"schema": _MAPS_SCHEMA, "checksum": checksum, "document": document})
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Say which cells make up this run."""
@@ -130,12 +142,79 @@ class Store:
         path = self.folder / "plan.json"
         try:
             plan: dict[str, Any] = json.loads(path.read_bytes())
-            schema = plan["schema"]
+            plan = _migrated({"kind": "plan", **plan}, path)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} cannot be read: {error}. Run the same `earwitness bench` again.") from error
-        if schema != SCHEMA:
-            raise StoreError(f"{path} has schema {schema}; this version reads schema {SCHEMA}.")
         return plan
+
+    def keys_like(self, beginning: str) -> list[tuple[Kind, str]]:
+        """Explanations and scores whose keys begin so: at least two characters."""
+        kinds: tuple[Kind, ...] = ("explain", "score")
+        return [
+            (kind, path.stem)
+            for kind in kinds
+            for path in sorted((self.folder / "cells" / kind / beginning[:2]).glob(f"{beginning}*.json"))
+        ]
+
+    def sweep(self) -> int:
+        """Remove the temporary files of writers that were killed; returns how many there were."""
+        swept = 0
+        for part in ("cells", "maps"):
+            for folder, _, names in os.walk(self.folder / part):
+                for name in names:
+                    with contextlib.suppress(OSError):  # another process was faster, or the folder is not ours
+                        path = Path(folder, name)
+                        if name.startswith(".") and time.time() - path.stat().st_mtime > LEFTOVER_S:
+                            path.unlink()
+                            swept += 1
+        return swept
+
+    @contextlib.contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Do something that one process at a time may do in this folder; another one waits."""
+        path = self.folder / ".locks" / name
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # not every file system can lock; then each process does it for itself
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(path.open("w"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _migrated(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A cell or plan as this version writes it.
+
+    Raises
+    ------
+    StoreError
+        A newer version wrote it: it is no damage, and must not be set aside.
+    ValueError
+        It has no schema.
+    """
+    schema = document["schema"]
+    if not isinstance(schema, int) or schema < 1:
+        raise ValueError(f"its schema is {schema!r}")
+    if schema > SCHEMA:
+        raise StoreError(f"{path} has schema {schema}; this version reads up to {SCHEMA}. Update earwitness.")
+    for old in range(schema, SCHEMA):
+        document = {**_MIGRATIONS[old](document), "schema": old + 1}
+    return document
+
+
+def _from_1(document: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 says what became of each row, and on which machine."""
+    if document["kind"] == "explain":
+        said = {"ok": "explained", "skipped": f"skipped: {document.get('reason')}"}
+        outcome = said.get(document["status"], f"failed: {document.get('error')}")
+        rows = [{**row, "outcome": outcome, "fingerprint": None} for row in document["rows"]]
+        return {**document, "rows": rows, "rows_per_call": len(rows), "machine": None}
+    if document["kind"] == "score":
+        return {**document, "provenance": None, "peak_memory_mb": None, "machine": None}
+    return document
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+"""From a schema to the next one."""
 
 
 def _set_aside(path: Path) -> None:

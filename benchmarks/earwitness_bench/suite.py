@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -45,6 +46,15 @@ class Reference(_Section):
         return self.name.removeprefix("earwitness:")
 
 
+class Fit(Reference):
+    """The data that an explainer is fitted to, and the seed of the fit: by default the suite's.
+
+    A suite that asks what a fit owes to chance lists a method once for each seed.
+    """
+
+    seed: Annotated[int, Field(strict=True)] | None = None
+
+
 class ExplainerEntry(Reference):
     """An explainer in a suite.
 
@@ -53,7 +63,7 @@ class ExplainerEntry(Reference):
     """
 
     label: str = ""
-    fit: Reference | None = None
+    fit: Fit | None = None
 
     @property
     def title(self) -> str:
@@ -84,7 +94,8 @@ class Suite(_Section):
     Attributes
     ----------
     seed, chunk_size, threads
-        Part of every result's identity; ``threads`` 0 leaves the choice to torch.
+        Part of every result's identity. ``threads`` 0 is the number that a results folder has already; in a new one it
+        is torch's own, or 1 for each of several workers.
     target
         Explain the classifier's ``predicted`` class, or the clip's ``label``.
     route, scale, rule
@@ -99,6 +110,8 @@ class Suite(_Section):
         of this name. It decides how many points go through in one pass, and so the last bits of a result.
     map_cap_mb
         Explanations of a chunk that are larger are not kept but computed again when needed.
+    cell_timeout_s
+        How long one cell may take: a chunk's explanation, or one metric on it. Default: as long as it wants.
     """
 
     name: Name
@@ -114,6 +127,7 @@ class Suite(_Section):
     precision: Precision = "float32"
     memory_mb: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] = 256.0
     map_cap_mb: Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)] = 16.0
+    cell_timeout_s: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = None
     arenas: Annotated[tuple[Arena, ...], Field(min_length=1)]
     explainers: Annotated[tuple[ExplainerEntry, ...], Field(min_length=1)]
     metrics: Annotated[tuple[Reference, ...], Field(min_length=1)]
@@ -150,19 +164,35 @@ def load_suite(source: str | Path) -> Suite:
     Parameters
     ----------
     source : str or path
-        A TOML file, or the name of a shipped suite.
+        A TOML file, or the name of a shipped suite, which ``"earwitness:name"`` says in full.
 
     Raises
     ------
     ConfigurationError
         No such file or suite, not TOML, or a key or value that is not valid.
     """
-    path = Path(source)
-    shipped = shipped_suites()
-    if not path.is_file() and str(source) in shipped:
-        path = shipped[str(source)]
+    path, document = _read(source)
+    return parse_suite(document, str(path), folder=path.parent)
+
+
+def parse_suite(document: dict[str, Any], origin: str = "suite", *, folder: Path | None = None) -> Suite:
+    """Validate a suite given as a document; see :func:`load_suite`.
+
+    ``extends`` names a suite (shipped, or a file, from ``folder`` on) whose settings count where the document is
+    silent. Arenas, explainers and metrics are added to its own; those of the same name take their place.
+    """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Suite.model_validate(_extended(document, origin, folder or Path(), ()))
+    except ValidationError as error:
+        raise ConfigurationError(f"{origin}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _read(source: str | Path) -> tuple[Path, dict[str, Any]]:
+    path, shipped = Path(source), shipped_suites()
+    if not path.is_file() and str(source).removeprefix(_OWN) in shipped:
+        path = shipped[str(source).removeprefix(_OWN)]
+    try:
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigurationError(
             f"There is no suite file {source}. Give a TOML file, or a shipped suite: {', '.join(shipped)}."
@@ -171,22 +201,47 @@ def load_suite(source: str | Path) -> Suite:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}.") from error
-    return parse_suite(document, str(path))
 
 
-def parse_suite(document: dict[str, Any], origin: str = "suite") -> Suite:
-    """Validate a suite given as a document; see :func:`load_suite`."""
-    try:
-        return Suite.model_validate(document)
-    except ValidationError as error:
-        raise ConfigurationError(f"{origin}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
+def _extended(document: dict[str, Any], origin: str, folder: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The document with everything of the suite that it extends, and of the one that this extends, and so on."""
+    document = dict(document)
+    source = document.pop("extends", None)
+    if source is None:
+        return document
+    if not isinstance(source, str) or not source:
+        raise ConfigurationError(f"{origin}: 'extends' is the name of a suite or a file, got {source!r}.")
+    path, base = _read(folder / source if (folder / source).is_file() else source)
+    if path.resolve() in seen:
+        raise ConfigurationError(f"{origin}: the suite {source} extends itself.")
+    base = _extended(base, str(path), path.parent, (*seen, path.resolve()))
+    for what, title_of in _LISTS.items():
+        own, inherited = document.get(what), base.get(what)
+        if isinstance(own, list) and isinstance(inherited, list):
+            titles = [title_of(entry) for entry in own]
+            document[what] = [entry for entry in inherited if title_of(entry) not in titles] + own
+    return base | document
 
+
+def _title_in(section: type[Arena] | type[ExplainerEntry] | type[Reference]) -> Callable[[Any], str | None]:
+    def title(entry: Any) -> str | None:
+        try:
+            valid = section.model_validate(entry)
+        except ValidationError:  # it is reported when the whole suite is validated
+            return None
+        return valid.name if section is Reference else valid.title  # type: ignore[union-attr]
+
+    return title
+
+
+_OWN = "earwitness:"
+_LISTS = {"arenas": _title_in(Arena), "explainers": _title_in(ExplainerEntry), "metrics": _title_in(Reference)}
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "arenas": Arena,
     "dataset": Reference,
     "classifier": Reference,
-    "fit": Reference,
+    "fit": Fit,
     "explainers": ExplainerEntry,
     "metrics": Reference,
 }

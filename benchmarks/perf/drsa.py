@@ -116,7 +116,8 @@ def heat_maps(name: str, *, plain: bool = False) -> list[bool]:
     with torch.no_grad():
         features = classifier.features(batch.waveforms)
         target = classifier.logits_of_features(features).argmax(1)
-    layer, propagation = choose_layer(classifier, features, None), Propagation(start="logit")
+    propagation = Propagation(start="logit")
+    layer = choose_layer(propagation, classifier, features, None)
     with propagation.hidden(classifier, features[:1], target[:1], layer) as hidden:
         channels = hidden.activation.shape[1]
     basis = random_starts(channels, 1, torch.Generator().manual_seed(0))[0]

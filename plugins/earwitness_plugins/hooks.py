@@ -35,7 +35,41 @@ def earwitness_explainers() -> Iterator[ExplainerSpec]:
         paper="Chormai, Herrmann, Müller and Montavon, IEEE TPAMI 2024",
         needs=frozenset({"gradient", "relu", "fit"}),
     )
+    yield from _interpreters()
+    yield ExplainerSpec(
+        name="apnet",
+        target="earwitness_plugins.apnet.explainer:APNet",
+        summary="A classifier of its own that compares with stored sounds: which, in which bands, how much each says.",
+        paper="Zinemanas, Rocamora, Miron, Font and Serra, Electronics 2021",
+        scope="by-design",
+    )
+    for name, target, summary in (
+        ("lmac", "LMAC", "A decoder's mask: heard, it convinces the classifier; the rest does not."),
+        ("lmac-paper", "lmac_paper", "The same, trained with the published, unbounded objective."),
+        ("lmac-budget", "lmac_budget", "The same, trained to rank: good at every share of the energy."),
+    ):
+        yield ExplainerSpec(
+            name=name,
+            target=f"earwitness_plugins.lmac.explainer:{target}",
+            summary=summary,
+            paper="Paissan, Ravanelli and Subakan, ICML 2024",
+            needs=frozenset({"gradient", "convolution", "fit"}),
+        )
     yield from _controls()
+
+
+def _interpreters() -> Iterator[ExplainerSpec]:
+    for name, target, summary in (
+        ("l2i", "L2I", "Learnt spectral patterns that one can hear, and what each adds to the decision."),
+        ("l2i-paper", "l2i_paper", "The same, of the published size and training."),
+    ):
+        yield ExplainerSpec(
+            name=name,
+            target=f"earwitness_plugins.l2i.explainer:{target}",
+            summary=summary,
+            paper="Parekh, Parekh, Mozharovskyi, d'Alché-Buc and Richard, NeurIPS 2022",
+            needs=frozenset({"convolution", "fit"}),
+        )
 
 
 def _gradients() -> Iterator[ExplainerSpec]:
@@ -147,6 +181,7 @@ def _controls() -> Iterator[ExplainerSpec]:
         ("uniform-noise", "UniformNoise", "A mask of random numbers."),
         ("loudness", "Loudness", "The recording's own magnitude."),
         ("constant-gain", "ConstantGain", "The same gain everywhere (0.97)."),
+        ("noise-parts", "NoiseParts", "Parts of white noise, as many as wanted."),
         ("all-ones", "all_ones", "Keeps everything."),
         ("all-zeros", "all_zeros", "Keeps nothing."),
     ):
@@ -208,6 +243,14 @@ def earwitness_classifiers() -> Iterator[ClassifierSpec]:
     )
 
 
+    yield ClassifierSpec(
+        name="apnet",
+        target="earwitness_plugins.apnet.classifier:apnet",
+        summary="A network of prototypes that you trained (`earwitness fit apnet`); weights: the folder that it left.",
+        paper="Zinemanas, Rocamora, Miron, Font and Serra, Electronics 2021",
+    )
+
+
 @hookimpl
 def earwitness_commands() -> Iterator[CommandSpec]:
     """Commands that need the plugins."""
@@ -227,7 +270,17 @@ def earwitness_commands() -> Iterator[CommandSpec]:
         summary="How often a classifier is right on a data set.",
     )
     yield CommandSpec(
+        name="convert-apnet",
+        target="earwitness_plugins.apnet.convert_command:convert_apnet",
+        summary="Turn the authors' weights of APNet into a classifier.",
+    )
+    yield CommandSpec(
         name="audit",
         target="earwitness_plugins.lrp.command:audit",
         summary="Which rule LRP has for each module, what is uncovered, and where relevance goes.",
+    )
+    yield CommandSpec(
+        name="learn-patterns",
+        target="earwitness_plugins.sparse_nmf.command:learn_patterns",
+        summary="Learn spectral patterns from a data set by Sparse-NMF; see and hear each.",
     )

@@ -212,6 +212,18 @@ def test_seeds_and_noise_change_the_samples_and_the_fingerprint():
     assert "noise" not in Toy(clips=1, noise=0)[0].sources
 
 
+def test_the_number_of_objects_can_be_asked_for():
+    full, two = Toy(clips=6, objects=4), Toy(clips=6, objects=2)
+    for data, count in ((full, 4), (two, 2)):
+        for index in range(6):
+            clip = data[index]
+            own = [source for source in clip.sources.values() if source.label == clip.labels[0]]
+            assert len(own) == count
+            assert torch.allclose(sum(source.waveform for source in clip.sources.values()), clip.waveform, atol=1e-5)
+    prints = {data.entries[0].fingerprint for data in (full, two, Toy(clips=6))}
+    assert len(prints) == 3
+
+
 def test_it_is_a_dataset_and_lists_its_entries_without_generating(monkeypatch):
     monkeypatch.setattr(objects, "carrier", None)
     data = Toy(clips=30)
@@ -227,6 +239,8 @@ def test_it_is_a_dataset_and_lists_its_entries_without_generating(monkeypatch):
         ({"clips": 0}, "at least 1 clip"),
         ({"noise": -1.0}, "standard deviation"),
         ({"noise": float("nan")}, "standard deviation"),
+        ({"objects": 5}, "1 to 4 objects, got objects=5"),
+        ({"objects": True}, "1 to 4 objects"),
     ],
 )
 def test_parameters_out_of_range_are_refused(parameters, message):

@@ -14,15 +14,16 @@ from click.testing import CliRunner
 
 from bench_stubs import stub_registry, suite_of
 from earwitness_bench.commands.leaderboard import leaderboard as command
-from earwitness_bench.leaderboard import FORMATS, Standing, Table, make_tables
+from earwitness_bench.leaderboard import FORMATS, Counts, Standing, Table, make_tables
 from earwitness_bench.runner import run_suite
+from earwitness_bench.statistics import bootstrap, group_bootstrap
 from earwitness_bench.store import Store
 
 COLUMNS = {
     "up": {"direction": "higher", "aggregate": "mean", "headline": True},
     "down": {"direction": "lower", "aggregate": "mean", "headline": True},
 }
-ROWS = 6
+ROWS = 8
 Values = dict[str, dict[str, list[float | None]]]
 
 
@@ -37,6 +38,7 @@ def write(
     absent: tuple[str, ...] = (),
     degenerate: dict[str, int] | None = None,
     groups: list[str] | None = None,
+    outcomes: dict[str, list[str]] | None = None,
 ) -> Store:
     """Results of one arena and one metric: ``values[explainer][column]``, one chunk each."""
     out.mkdir(parents=True, exist_ok=True)
@@ -50,14 +52,15 @@ def write(
                 "group": (groups or [f"group-{n}" for n in range(ROWS)])[n],
                 "labels": [],
                 "target": "dog",
-                "degenerate": n < (degenerate or {}).get(title, 0),
+                "outcome": "failed: out of luck" if title in failed else "explained",
+                "degenerate": None if title in failed else n < (degenerate or {}).get(title, 0),
                 "diagnostics": {},
             }
             for n in range(ROWS)
         ]
         said = {"status": "failed", "error": "out of luck"} if title in failed else {"status": "ok"}
         store.write_cell("explain", f"e-{title}", {**said, "rows": rows})
-        cell = {"columns": own, "outcomes": ["scored"] * ROWS, "metric": {"name": "stubs:both"}}
+        cell = {"columns": own, "outcomes": (outcomes or {}).get(title, ["scored"] * ROWS)}
         if title not in absent:
             store.write_cell("score", f"s-{title}", cell)
         control = (scopes or {}).get(title) == "control"
@@ -139,7 +142,7 @@ def test_columns_without_a_better_or_that_are_not_headline_enter_no_rank(tmp_pat
 @pytest.mark.parametrize(("aggregate", "wanted"), [("mean", 19.5), ("median", 2.5), ("bench_stubs:double_mean", 39.0)])
 def test_a_column_is_aggregated_as_its_spec_says(tmp_path: Path, aggregate: str, wanted: float) -> None:
     columns = {"up": {"direction": "higher", "aggregate": aggregate, "headline": True}}
-    values: Values = {"a": {"up": [0.0, 1.0, 2.0, 3.0, 11.0, 100.0]}}
+    values: Values = {"a": {"up": [0.0, 1.0, 2.0, 3.0, 11.0, 100.0, None, None]}}
     assert line_of(table_of(write(tmp_path, values, columns=columns)), "a").values["up"] == wanted
 
 
@@ -170,7 +173,7 @@ def duel(out: Path, own: list[float | None], **others: list[float | None]) -> st
     return line_of(table_of(store), "own").above_control
 
 
-CLEAR = [0.5, 0.6, 0.55, 0.5, 0.6, 0.4]
+CLEAR = [0.5, 0.6, 0.55, 0.5, 0.6, 0.4, 0.45, 0.7]
 
 
 def test_a_method_that_beats_every_control_on_every_clip_is_above_them(tmp_path: Path) -> None:
@@ -184,13 +187,13 @@ def test_one_control_that_is_not_beaten_is_enough(tmp_path: Path, name: str) -> 
 
 
 def test_the_comparison_is_paired(tmp_path: Path) -> None:
-    spread = [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]
+    spread = [10.0 * n for n in range(ROWS)]
     assert duel(tmp_path / "a", [value + 0.1 for value in spread], noise=spread) == "1/1"
     assert duel(tmp_path / "b", [value + 0.1 for value in spread], noise=spread[::-1]) == "0/1"
 
 
 def test_a_difference_that_is_not_clear_is_none(tmp_path: Path) -> None:
-    assert duel(tmp_path, [1.0, -0.9, 1.0, -0.8, 1.0, -0.9]) == "0/1"
+    assert duel(tmp_path, [1.0, -0.9, 1.0, -0.8, 1.0, -0.9, 1.0, -0.8]) == "0/1"
 
 
 def test_clips_of_one_recording_show_nothing(tmp_path: Path) -> None:
@@ -221,23 +224,62 @@ def test_what_is_above_control_is_marked_column_by_column(tmp_path: Path) -> Non
     assert line_of(table, "own").above == ("up",)
     assert line_of(table, "noise").above == ()
     for form in ("table", "markdown"):
-        (line,) = [text for text in FORMATS[form]([table]).splitlines() if "own" in text.split()]
+        line = next(text for text in FORMATS[form]([table]).splitlines() if "own" in text.split())
         assert line.count("*") == 1
 
 
-def test_headline_means_have_an_interval_over_recordings_that_other_aggregates_have_not(tmp_path: Path) -> None:
-    columns = {"up": {**COLUMNS["up"]}, "middle": {**COLUMNS["up"], "aggregate": "median"}}
-    own: list[float | None] = [0.1, 0.9, 0.4, 0.6, 0.5, None]
-    store = write(tmp_path, {"own": {"up": own, "middle": own}, "alone": {"up": [0.3] * ROWS}}, columns=columns)
-    intervals = line_of(table_of(store), "own").intervals
-    assert list(intervals) == ["up"]
+def test_headline_columns_have_an_interval_over_recordings(tmp_path: Path) -> None:
+    columns = {name: {**COLUMNS["up"], "aggregate": how} for name, how in (("up", "mean"), ("middle", "median"))}
+    columns["twice"] = {**COLUMNS["up"], "aggregate": "bench_stubs:double_mean"}
+    columns["beside"] = {**COLUMNS["up"], "headline": False}
+    own: list[float | None] = [0.1, 0.9, 0.4, 0.6, 0.5, 0.2, 0.8, None]
+    values = {"own": dict.fromkeys(columns, own), "alone": dict.fromkeys(columns, [0.3] * ROWS)}
+    table = table_of(write(tmp_path, values, columns=columns))
+    intervals = line_of(table, "own").intervals
+    assert list(intervals) == ["up", "middle", "twice"]
     known = np.array([value for value in own if value is not None])
-    draws = np.random.default_rng(1).choice(known, (20000, len(known))).mean(1)
-    assert intervals["up"] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.04)
-    assert line_of(table_of(store), "alone").intervals["up"] == pytest.approx((0.3, 0.3))
-    row = next(csv.DictReader(io.StringIO(FORMATS["csv"]([table_of(store)]))))
+    assert intervals["up"] == group_bootstrap(known, [str(n) for n in range(7)])
+    assert intervals["up"][0] < known.mean() < intervals["up"][1]
+    assert intervals["twice"] == pytest.approx([2 * end for end in intervals["up"]], rel=0.1)
+    assert set(intervals["middle"]) <= set(known)  # of an odd number of values, a median is one of them
+    assert line_of(table, "alone").intervals["up"] == pytest.approx((0.3, 0.3))
+    row = next(csv.DictReader(io.StringIO(FORMATS["csv"]([table]))))
     assert {"up low", "up high"} <= set(row)
-    assert "middle low" not in row
+    assert "beside low" not in row
+
+
+def test_controls_are_corrected_for_their_number(tmp_path: Path) -> None:
+    """A difference that one control alone would let pass, four do not."""
+    narrow: list[float | None] = [1.0, 1.0, 1.0, -0.6, 1.0, -0.5, 0.3, 1.0]
+    values: Values = {"own": {"up": narrow}, "noise": {"up": [0.0] * ROWS}}
+    columns = {"up": COLUMNS["up"]}
+    store = write(tmp_path / "one", values, columns=columns, scopes={"noise": "control"}, identities=CONTROLS)
+    p = bootstrap(np.array(narrow, dtype=float), [str(n) for n in range(ROWS)]).p_value()
+    assert 0.05 / 4 < p < 0.05
+    assert line_of(table_of(store), "own").above_control == "1/1"
+    assert duel(tmp_path / "four", narrow) == "0/1"
+
+
+def test_every_table_marks_what_is_above_control_and_says_who_is_nowhere(tmp_path: Path) -> None:
+    columns = {"up": COLUMNS["up"], "beside": {**COLUMNS["up"], "headline": False}}
+    columns["unread"] = {**COLUMNS["up"], "headline": False, "direction": "neither"}
+    values = {"own": dict.fromkeys(columns, list(CLEAR)), "noise": dict.fromkeys(columns, [0.0] * ROWS)}
+    values["low"] = dict.fromkeys(columns, [-1.0] * ROWS)
+    table = table_of(write(tmp_path, values, columns=columns, scopes={"noise": "control"}, identities=CONTROLS))
+    assert line_of(table, "own").above == ("up", "beside")
+    assert line_of(table, "own").above_control == "1/1"
+    lines = [line for line in FORMATS["table"]([table]).splitlines() if line.startswith("1 ")]
+    assert [line.count("*") for line in lines] == [1, 1]
+    assert "not above control on any headline column: low" in table.notes
+    (row, *_) = csv.DictReader(io.StringIO(FORMATS["csv"]([table])))
+    assert row["above"] == "up; beside"
+
+
+def test_a_model_that_explains_itself_is_held_against_controls_too(tmp_path: Path) -> None:
+    values = {"apnet": constant(1.0, 0.0), "noise": constant(0.0, 1.0)}
+    scopes = {"apnet": "by-design", "noise": "control"}
+    line = line_of(table_of(write(tmp_path, values, scopes=scopes, identities=CONTROLS)), "apnet")
+    assert (line.place, line.above_control) == (None, "2/2")
 
 
 # --- what is not there
@@ -247,9 +289,35 @@ def test_failures_and_maps_that_point_nowhere_are_counted_and_said(tmp_path: Pat
     values = {"a": constant(1.0, 1.0), "b": constant(None, None)}
     table = table_of(write(tmp_path, values, failed=("b",), degenerate={"a": 2}))
     a, b = line_of(table, "a"), line_of(table, "b")
-    assert (a.clips, a.degenerate, a.failed) == (6, 2, 0)
-    assert (b.clips, b.failed, b.place, b.mean_rank) == (0, 6, None, None)
-    assert table.notes == ("a: 2 of 6 maps point nowhere", "b: 6 of 6 explanations failed")
+    assert (a.clips, a.degenerate, a.failed) == (8, 2, 0)
+    assert (b.clips, b.failed, b.place, b.mean_rank) == (0, 8, None, None)
+    assert table.notes == ("a: 2 of 8 maps point nowhere", "b: 8 of 8 explanations failed")
+    assert (a.counts["up"], b.counts["up"]) == (Counts(8, 0, 0, 2), Counts(0, 0, 8, 0))
+
+
+def test_clips_without_a_score_are_counted_column_by_column_and_marked(tmp_path: Path) -> None:
+    values = {"a": constant(1.0, 1.0), "b": constant(2.0, 2.0), "c": constant(3.0, 3.0)}
+    values["a"]["up"][:3] = [None, None, None]
+    said = ["skipped: too quiet", "failed: it broke", "skipped: too quiet"] + ["scored"] * 5
+    table = table_of(write(tmp_path, values, outcomes={"a": said}, degenerate={"a": 4}))
+    counts = line_of(table, "a").counts
+    assert counts == {"up": Counts(5, 2, 1, 1), "down": Counts(8, 0, 0, 4)}
+    assert line_of(table, "b").counts["up"] == Counts(8, 0, 0, 0)
+    text = FORMATS["table"]([table])
+    line = next(line for line in text.splitlines() if line.split()[1:2] == ["a"])
+    assert line.count("†") == 1
+    grid = text[text.index("Clips: scored/skipped/failed") :].splitlines()
+    assert grid[2].split() == ["explainer", "up", "down"]
+    assert grid[4].split() == ["a", "5/2/1/1", "8/0/0/4"]
+    assert grid[5].split() == ["everybody", "else", "8/0/0/0", "8/0/0/0"]
+    (row, *_) = [r for r in csv.DictReader(io.StringIO(FORMATS["csv"]([table]))) if r["explainer"] == "a"]
+    assert [row[f"up {what}"] for what in ("scored", "skipped", "failed", "degenerate")] == ["5", "2", "1", "1"]
+
+
+def test_where_nothing_is_missing_the_table_says_so_in_a_sentence(tmp_path: Path) -> None:
+    text = FORMATS["table"]([table_of(write(tmp_path, {"a": constant(1.0, 1.0), "b": constant(2.0, 2.0)}))])
+    assert "Clips: every explainer has a score on all 8 clips, and every map points somewhere." in text
+    assert "†" not in text
 
 
 def test_an_unfinished_run_has_a_table_and_says_what_is_missing(tmp_path: Path) -> None:
@@ -303,9 +371,12 @@ def odd_tables(tmp_path: Path) -> list[Table]:
 
 
 def test_markdown_has_the_same_number_of_cells_in_every_row(odd_tables: list[Table]) -> None:
-    lines = [line for line in FORMATS["markdown"](odd_tables).splitlines() if line.startswith("|")]
+    grids = [part for part in FORMATS["markdown"](odd_tables).split("\n\n") if part.startswith("|")]
+    lines = grids[0].splitlines()
     assert len(lines) == 2 + 3
     assert {line.replace("\\|", "").count("|") for line in lines} == {4 + 2 + 1}
+    for grid in grids:
+        assert len({line.replace("\\|", "").count("|") for line in grid.strip().splitlines()}) == 1
     assert '| a\\|b, "c" d |' in "\n".join(lines)
     assert "up ↑" in lines[0]
     assert "down ↓" in lines[0]
@@ -322,9 +393,9 @@ def test_csv_comes_back_with_full_precision(odd_tables: list[Table]) -> None:
 
 def test_json_has_a_schema_and_every_number(odd_tables: list[Table]) -> None:
     document = json.loads(FORMATS["json"](odd_tables))
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     (table,) = document["tables"]
-    assert set(table) == {"arena", "columns", "standings", "missing_cells", "notes"}
+    assert set(table) == set(Table.__dataclass_fields__)
     assert set(table["standings"][0]) == set(Standing.__dataclass_fields__)
     assert table["standings"][0]["values"]["up"] == 0.123456789
     assert {column["metric"] for column in table["columns"]} == {"stubs:both"}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from earwitness.explanation import Explanation, Mask, Parts, Relevance
-from earwitness_bench.packing import degenerate_rows, pack, shuffled, unpack
+from earwitness_bench.packing import degenerate_rows, halved, pack, shuffled, unpack
 
 TARGET = torch.tensor([0, 1, 0])
 
@@ -90,12 +90,75 @@ def test_sound_logits_target_and_diagnostics_come_back_exactly() -> None:
     assert back.mask is None
 
 
-def test_gradients_and_parts_are_left_behind() -> None:
+def in_parts(kind: type[Relevance] | type[Mask] = Relevance, n_parts: int = 2) -> Explanation:
+    """Three rows; map k of the parts holds 100 k + 10 row + cell."""
+
+    def part(number: int) -> Relevance | Mask:
+        values = 100.0 * number + 10 * torch.arange(3)[:, None, None] + torch.arange(4).reshape(2, 2)
+        return Relevance(values, "stft") if kind is Relevance else Mask(values / 1000, "stft", "log1p")
+
+    weights, selected = noise(3, n_parts, seed=5), noise(3, n_parts, seed=6) > 0
+    parts = Parts(tuple("abcdef"[:n_parts]), weights, selected, part)
+    return Explanation(TARGET, relevance=Relevance(noise(3, 2, 2), "stft"), parts=parts)
+
+
+def parts_of(explanation: Explanation) -> Parts:
+    assert explanation.parts is not None
+    return explanation.parts
+
+
+def test_gradients_and_the_maps_of_parts_are_left_behind() -> None:
     values = noise(3, 2, 2).requires_grad_()
-    parts = Parts(("a",), torch.ones(3, 1), torch.ones(3, 1, dtype=torch.bool), lambda k: Relevance(values, "stft"))
-    tensors, _ = pack(Explanation(TARGET, relevance=Relevance(values, "stft"), parts=parts))
-    assert sorted(tensors) == ["relevance", "relevance_peak", "target"]
+    given = Explanation(TARGET, relevance=Relevance(values, "stft"), parts=in_parts().parts)
+    tensors, _ = pack(given)
+    assert sorted(tensors) == ["parts.selected", "parts.weights", "relevance", "relevance_peak", "target"]
     assert not any(tensor.requires_grad for tensor in tensors.values())
+
+
+def test_parts_come_back_with_the_maps_that_they_are_given() -> None:
+    given = parts_of(in_parts())
+    back = parts_of(unpack(*pack(in_parts()), part=lambda number: Relevance(torch.full((3, 2, 2), number), "stft")))
+    assert back.names == given.names
+    assert torch.equal(back.weights, given.weights)
+    assert torch.equal(back.selected, given.selected)
+    assert torch.equal(back.map(1).values, torch.ones(3, 2, 2))
+
+
+def test_parts_are_left_out_where_nobody_makes_their_maps() -> None:
+    assert through(in_parts()).parts is None
+
+
+def test_an_explanation_at_work_keeps_its_parts_through_half_precision() -> None:
+    given = in_parts()
+    back = halved(given)
+    assert torch.allclose(parts_of(back).map(1).values, parts_of(given).map(1).values, rtol=5e-4)
+    assert torch.equal(relevance_of(back), relevance_of(through(given)))
+    assert halved(Explanation(TARGET, heard=noise(3, 5))).parts is None
+
+
+@pytest.mark.parametrize("kind", ["relevance", "mask"])
+def test_a_single_part_is_the_whole_to_the_last_bit(kind: str) -> None:
+    one = Relevance(noise(3, 9, 9), "stft") if kind == "relevance" else Mask(noise(3, 9, 9).sigmoid(), "stft")
+    parts = Parts(("all",), torch.ones(3, 1), torch.ones(3, 1, dtype=torch.bool), lambda number: one)
+    back = halved(Explanation(TARGET, **{kind: one}, parts=parts))  # type: ignore[arg-type]
+    whole = back.relevance or back.mask
+    assert whole is not None
+    assert type(parts_of(back).map(0)) is type(one)
+    assert torch.equal(parts_of(back).map(0).values, whole.values)
+    assert not torch.equal(whole.values, one.values)
+
+
+@pytest.mark.parametrize("kind", [Relevance, Mask])
+def test_shuffled_rows_bring_their_parts(kind: type[Relevance] | type[Mask]) -> None:
+    rows = torch.tensor([1, 2, 0])
+    given = in_parts(kind)
+    found, own = parts_of(shuffled(given, rows)), parts_of(given)
+    assert found.names == own.names
+    assert torch.equal(found.weights[0], own.weights[1])
+    assert torch.equal(found.selected[2], own.selected[0])
+    assert type(found.map(0)) is kind
+    for number in range(2):
+        assert torch.equal(found.map(number).values, own.map(number).values[rows])
 
 
 def test_maps_take_two_bytes_a_cell() -> None:

@@ -98,7 +98,9 @@ def test_a_cell_tells_rows_time_and_origin(tmp_path: Path) -> None:
     run(tmp_path)
     cell = next(cell for cell in cells(tmp_path, "explain").values() if cell["title"] == "ideal")
     row = cell["rows"][0]
-    assert set(row) == {"row", "clip_id", "group", "labels", "target", "degenerate", "diagnostics"}
+    assert set(row) == {
+        "row", "clip_id", "group", "labels", "fingerprint", "target", "outcome", "degenerate", "diagnostics",
+    }  # fmt: skip
     assert row["target"] == row["labels"][0]
     assert row["diagnostics"] == {"gap": float(row["target"] == "high")}
     environment = cell["provenance"]["environment"]
@@ -138,17 +140,6 @@ def test_a_run_leaves_generators_threads_and_gradient_mode_as_they_were(tmp_path
     assert (np.random.get_state()[1] == states[1]).all()
     assert random.getstate() == states[2]
     assert torch.get_num_threads() == 1
-
-
-def test_the_order_of_work_does_not_matter(tmp_path: Path) -> None:
-    class Backwards:
-        def map(self, function: Callable[[Any], Any], units: Any) -> Iterator[Any]:
-            return map(function, reversed(list(units)))
-
-    suite = suite_of("ideal", {"name": "wobbly", "parameters": {"from_global": True}}, controls=True)
-    run(tmp_path / "a", suite)
-    run(tmp_path / "b", suite, engine=Backwards())
-    assert cells(tmp_path / "a") == cells(tmp_path / "b")
 
 
 def test_a_metric_added_later_explains_nothing_again_and_scores_as_if_it_had_been_there(tmp_path: Path) -> None:
@@ -563,6 +554,48 @@ def test_scores_do_not_depend_on_whether_the_maps_were_kept(tmp_path: Path) -> N
     assert cells(tmp_path / "fresh") == cells(tmp_path / "kept") == cells(tmp_path / "capped")
 
 
+def test_parts_score_the_same_fresh_found_or_made_again(tmp_path: Path) -> None:
+    first, later = (
+        suite_of("parted", metrics=metrics, data={"clips": 4}, controls=True)
+        for metrics in (("mean-map",), ("mean-map", "look-at-parts"))
+    )
+    run(tmp_path / "fresh", later)
+    run(tmp_path / "found", first)
+    assert run(tmp_path / "found", later).explained == 0
+    run(tmp_path / "again", first.model_copy(update={"map_cap_mb": 0.0}))
+    run(tmp_path / "again", later.model_copy(update={"map_cap_mb": 0.0}))
+    for title in ("parted", "shuffled: parted"):
+        fresh = scores_of(tmp_path / "fresh", title, "look-at-parts")
+        assert None not in fresh.values()
+        assert len(set(fresh.values())) == 4
+        assert scores_of(tmp_path / "found", title, "look-at-parts") == fresh
+        assert scores_of(tmp_path / "again", title, "look-at-parts") == fresh
+
+
+def test_the_maps_of_parts_are_made_only_for_a_metric_that_asks(tmp_path: Path) -> None:
+    run(tmp_path, suite_of("parted", metrics=("mean-map",)))
+    before, explained = CALLS["parts"], CALLS["parted"]
+    assert before == 3 * explained  # those of the whole
+    run(tmp_path, suite_of("parted", metrics=("mean-map", "two")))
+    assert (CALLS["parts"], CALLS["parted"]) == (before, explained)
+    run(tmp_path, suite_of("parted", metrics=("mean-map", "two", "look-at-parts")))
+    assert CALLS["parted"] == 2 * explained
+
+
+def test_the_shuffled_control_has_another_clips_parts(tmp_path: Path) -> None:
+    run(tmp_path, suite_of("parted", metrics=("look-at-parts",), controls=True, chunk_size=8))
+    own = scores_of(tmp_path, "parted", "look-at-parts")
+    others = scores_of(tmp_path, "shuffled: parted", "look-at-parts")
+    assert sorted(others.values()) == sorted(own.values())  # type: ignore[type-var]
+    assert all(others[row] != own[row] for row in own)
+
+
+def test_metrics_that_need_parts_are_skipped_where_a_method_has_none(tmp_path: Path) -> None:
+    run(tmp_path, suite_of("ideal", "parted", metrics=("look-at-parts",)))
+    assert set(outcomes_of(tmp_path, "ideal", "look-at-parts").values()) == {"skipped: the method has no parts"}
+    assert set(outcomes_of(tmp_path, "parted", "look-at-parts").values()) == {"scored"}
+
+
 def test_explaining_again_gives_the_same_map_also_for_a_shuffled_one(tmp_path: Path) -> None:
     run(tmp_path, suite_of("wobbly", "ideal", metrics=("again",), controls=True, data={"clips": 4}))
     for title in ("wobbly", "ideal", "shuffled: wobbly", "uniform-noise"):
@@ -612,6 +645,16 @@ def test_other_training_data_make_another_fit_in_the_same_results_folder(tmp_pat
         run(tmp_path, suite_of({"name": "fitted", "fit": {"name": "tones", "parameters": {"clips": clips}}}))
     assert CALLS["fit"] == 2
     assert len(list((tmp_path / "fits").iterdir())) == 2
+
+
+def test_a_fit_has_the_suites_seed_or_one_of_its_own(tmp_path: Path) -> None:
+    fits = ({"name": "tones"}, {"name": "tones", "seed": 0}, {"name": "tones", "seed": 1})
+    entries = [{"name": "fitted", "label": f"fit {number}", "fit": fit} for number, fit in enumerate(fits)]
+    run(tmp_path, suite_of(*entries))
+    assert CALLS["fit"] == 2
+    first, same, other = (scores_of(tmp_path, f"fit {number}") for number in range(3))
+    assert first == same
+    assert all(first[row] != other[row] for row in first)
 
 
 def test_a_damaged_fit_is_set_aside_and_made_again(tmp_path: Path) -> None:

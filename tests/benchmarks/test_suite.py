@@ -168,3 +168,46 @@ def test_every_shipped_suite_names_only_what_exists(name: str) -> None:
             resolved_parameters(plugins.dataset(entry.fit.name).spec, entry.fit.parameters)
     for metric in suite.metrics:
         resolved_parameters(plugins.metric(metric.name).spec, metric.parameters)
+
+
+# --- suites that extend others
+
+
+def test_a_suite_that_extends_another_has_all_of_it_and_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'extends = "earwitness:quick"\nname = "mine"\nseed = 3\n'
+        '[[explainers]]\nname = "earwitness:smoothgrad"\n'
+        '[[metrics]]\nname = "earwitness:matched-budget-soft"\nparameters = { budgets = [0.5, 0.6] }\n'
+    )
+    mine, quick = load_suite(path), load_suite("quick")
+    assert (mine.name, mine.seed, mine.chunk_size, mine.arenas) == ("mine", 3, quick.chunk_size, quick.arenas)
+    assert [entry.title for entry in mine.explainers] == [*(e.title for e in quick.explainers), "smoothgrad"]
+    budgets = {metric.name: metric.parameters.get("budgets") for metric in mine.metrics}
+    assert sorted(budgets) == sorted(metric.name for metric in quick.metrics)
+    assert budgets["earwitness:matched-budget-soft"] == [0.5, 0.6]  # it takes the place of the other
+
+
+def test_suites_extend_files_beside_them_and_these_others(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "b.toml").write_text('extends = "../c.toml"\nseed = 2\n')
+    (tmp_path / "c.toml").write_text('extends = "quick"\nname = "c"\nseed = 1\nchunk_size = 3\n')
+    (tmp_path / "a.toml").write_text('extends = "inner/b.toml"\nsummary = "a"\n')
+    suite = load_suite(tmp_path / "a.toml")
+    assert (suite.name, suite.summary, suite.seed, suite.chunk_size) == ("c", "a", 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('extends = "a.toml"', "extends itself"),
+        ('extends = "nothing.toml"', "There is no suite file nothing.toml"),
+        ("extends = 3", "'extends' is the name of a suite"),
+        ('extends = "quick"\n[[explainers]]\nnam = "x"', "Did you mean 'name'"),
+        ('extends = "quick"\nexplainers = 3', "explainers"),
+    ],
+)
+def test_an_extension_that_cannot_be_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "a.toml").write_text(content)
+    with pytest.raises(ConfigurationError, match=said):
+        load_suite(tmp_path / "a.toml")

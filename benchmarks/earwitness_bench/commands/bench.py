@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from earwitness.cli.context import current_registry
-from earwitness.cli.progress import progress_bar
+from earwitness.cli.shell import INTERRUPTED
+
+if TYPE_CHECKING:
+    from earwitness_bench.engines import Engine
+    from earwitness_bench.runner import Summary
+    from earwitness_bench.suite import Suite
 
 
 @click.command()
@@ -17,8 +25,31 @@ from earwitness.cli.progress import progress_bar
 @click.option("--quick", is_flag=True, help="The suite `quick`: toy data, about a minute.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Results folder.")
 @click.option("--device", default="cpu", show_default=True)
+@click.option(
+    "--engine",
+    "engine_name",
+    type=click.Choice(["serial", "joblib", "ray"]),
+    help="Where cells are computed. Default: serial; joblib with --jobs; ray with --address.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="The most workers, each a process of its own.")
+@click.option("--address", metavar="HOST:PORT", help="Join a Ray cluster that is running.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
+@click.option("--only-failed", is_flag=True, help="Compute again what has failed, and nothing else.")
+@click.option("--dry-run", is_flag=True, help="Say what would be computed, and what that takes; compute one batch.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-def bench(suite: str | None, quick: bool, out: Path, device: str, as_json: bool) -> None:
+def bench(
+    suite: str | None,
+    quick: bool,
+    out: Path,
+    device: str,
+    engine_name: str | None,
+    jobs: int | None,
+    address: str | None,
+    fail_fast: bool,
+    only_failed: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Score every explainer of a SUITE: a TOML file, or the name of a shipped one.
 
     Every result is kept as soon as it is there. Stop it at any moment and give the same command again: nothing is lost
@@ -27,41 +58,91 @@ def bench(suite: str | None, quick: bool, out: Path, device: str, as_json: bool)
     \b
     Examples:
       earwitness bench --quick --out results
-      earwitness bench esc10 --out results
+      earwitness bench esc10 --out results --jobs 8
+      earwitness bench esc10 --out results --dry-run
       earwitness leaderboard results
     """
-    from earwitness_bench.leaderboard import FORMATS, make_tables
-    from earwitness_bench.results import write_parquet
-    from earwitness_bench.runner import run_suite
-    from earwitness_bench.store import Store
+    from earwitness_bench.engines import make_engine
     from earwitness_bench.suite import load_suite, shipped_suites
 
     if quick == bool(suite):
         raise click.UsageError(f"Give a suite file, --quick, or a shipped suite: {', '.join(shipped_suites())}.")
     loaded = load_suite(suite or shipped_suites()["quick"])
+    usual = "ray" if address else "joblib" if jobs else "serial"
+    engine = make_engine(engine_name or usual, jobs=jobs, address=address)
+    if dry_run:
+        _say_plan(loaded, out, engine, device, as_json)
+        return
     started = time.monotonic()
-    try:
-        with progress_bar(loaded.name, quiet=as_json) as progress:
-            summary = run_suite(loaded, out, registry=current_registry(), device=device, progress=progress)
-    except KeyboardInterrupt:
-        click.echo(
-            f"\nStopped. Everything that was finished is in {out}; the same command goes on from there.", err=True
-        )
-        raise SystemExit(130) from None
-    store = Store(out)
+    summary = _run(loaded, out, engine, device, quiet=as_json, fail_fast=fail_fast, only_failed=only_failed)
+    _say(summary, out, round(time.monotonic() - started, 1), as_json)
+    if summary.left:
+        raise SystemExit(1)
+
+
+def _run(suite: Suite, out: Path, engine: Engine, device: str, *, quiet: bool, **options: bool) -> Summary:
+    """Run a suite, with what one sees of it meanwhile and what is kept of that."""
+    from earwitness_bench.monitor import Said, Tally, console, log_file
+    from earwitness_bench.results import write_parquet
+    from earwitness_bench.runner import run_suite
+    from earwitness_bench.store import Store
+
+    store = Store(out, create=True)
+    tally = Tally()
+    with log_file(out) as log:
+
+        def tell(event: Any) -> None:
+            tally(event)
+            log(event)
+
+        tell(Said(f"earwitness {shlex.join(sys.argv[1:])}: suite {suite.name}, {engine.workers} x {engine.name}"))
+        try:
+            with console(tally, quiet=quiet):
+                summary = run_suite(
+                    suite, out, registry=current_registry(), engine=engine, device=device, observer=tell, **options
+                )
+        except KeyboardInterrupt:
+            tell(Said("stopped with Ctrl-C"))
+            click.echo(
+                f"\nStopped: {tally.line()}. Everything that was finished is in {out}; the same command goes on from "
+                "there.",
+                err=True,
+            )
+            raise SystemExit(INTERRUPTED) from None
+        except Exception as error:
+            tell(Said(f"stopped: {error}"))
+            raise
+        tell(Said(f"done: {summary.explained} explanations, {summary.scored} scores, {summary.cached} found"))
+        for title, seconds in tally.speeds():
+            tell(Said(f"{title}: {seconds:.3f} s a clip"))
     write_parquet(store)
-    seconds = round(time.monotonic() - started, 1)
+    return summary
+
+
+def _say(summary: Summary, out: Path, seconds: float, as_json: bool) -> None:
+    from earwitness_bench.leaderboard import FORMATS, make_tables
+    from earwitness_bench.store import Store
+
     if as_json:
         facts = {"explained": summary.explained, "scored": summary.scored, "cached": summary.cached}
-        document = {"out": str(out), "seconds": seconds, **facts, "failed": summary.failed, "notes": summary.notes}
-        click.echo(json.dumps(document, indent=1))
+        more = {"failed": summary.failed, "notes": summary.notes, "left": summary.left}
+        click.echo(json.dumps({"out": str(out), "seconds": seconds, **facts, **more}, indent=1))
         return
     for note in summary.notes:
         click.echo(f"note: {note}")
-    click.echo(FORMATS["table"](make_tables(store)))
+    click.echo(FORMATS["table"](make_tables(Store(out))))
     for failure in summary.failed:
         click.echo(f"failed: {failure}", err=True)
+    if summary.left:
+        click.echo(f"Stopped at the first failure; {summary.left} units are left.", err=True)
     click.echo(
         f"{summary.explained} explanations and {summary.scored} scores computed, {summary.cached} found, "
         f"in {seconds:g} s: {out}"
     )
+
+
+def _say_plan(suite: Suite, out: Path, engine: Engine, device: str, as_json: bool) -> None:
+    from earwitness_bench.forecast import as_text, forecast
+
+    found = forecast(suite, out, registry=current_registry(), engine=engine, device=device)
+    click.echo(json.dumps(found.document(), indent=1) if as_json else as_text(found))

@@ -89,6 +89,7 @@ def _explain(clips: list[Any], classifier_name: str, folder: Path) -> None:
 def _rank(out: Path, esc10: dict[str, Any] | None) -> None:
     """The suite ``quick`` and, where there are real recordings, sixteen of them beside it."""
     from earwitness_bench.leaderboard import FORMATS, make_tables
+    from earwitness_bench.monitor import Tally, console
     from earwitness_bench.results import write_parquet
     from earwitness_bench.runner import run_suite
     from earwitness_bench.store import Store
@@ -102,8 +103,9 @@ def _rank(out: Path, esc10: dict[str, Any] | None) -> None:
             clips=16,
         )
         suite = suite.model_copy(update={"arenas": (*suite.arenas, arena)})
-    with progress_bar("scoring") as progress:
-        run_suite(suite, out, registry=current_registry(), progress=progress)
+    tally = Tally()
+    with console(tally):
+        run_suite(suite, out, registry=current_registry(), observer=tally)
     store = Store(out)
     write_parquet(store)
     click.echo(FORMATS["table"](make_tables(store)))

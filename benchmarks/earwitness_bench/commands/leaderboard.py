@@ -12,28 +12,53 @@ import click
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "markdown", "csv", "json"]),
+    type=click.Choice(["table", "markdown", "tex", "csv", "json"]),
     default="table",
     show_default=True,
-    help="For eyes, for a page, or for machines.",
+    help="For eyes, for a page, for a paper, or for machines.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def leaderboard(folder: Path, form: str, as_json: bool) -> None:
+@click.option("--compare", nargs=2, metavar="A B", help="Compare two explainers instead, pair by pair of clips.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="PAGES",
+    help="Write leaderboard.md, leaderboard.tex and critical-difference diagrams (SVG) to this folder too.",
+)
+def leaderboard(folder: Path, form: str, as_json: bool, compare: tuple[str, str] | None, out: Path | None) -> None:
     """Rank the explainers of the results in DIR.
 
     Methods are ranked by their mean rank over the headline columns. Controls stand beside them and are never ranked.
     "above control" counts the headline columns on which a method beats noise, loudness, a constant gain and its own
-    maps shuffled over clips, each by a paired 95 % interval over source recordings.
+    maps shuffled over clips: paired intervals over source recordings exclude 0, after Holm.
 
     \b
-    Example:
+    Examples:
       earwitness leaderboard results --format markdown > leaderboard.md
+      earwitness leaderboard results --out pages
+      earwitness leaderboard results --compare saliency gradcam
     """
-    from earwitness_bench.leaderboard import FORMATS, make_tables
+    from earwitness_bench.leaderboard import (
+        FORMATS,
+        compare_two,
+        comparisons_as_json,
+        comparisons_as_text,
+        make_tables,
+        write_pages,
+    )
     from earwitness_bench.store import Store
 
+    form = "json" if as_json else form
+    if compare:
+        if out or form not in ("table", "json"):
+            raise click.UsageError("--compare is printed, as a table or with --json.")
+        found = compare_two(Store(folder), *compare)
+        click.echo(comparisons_as_json(found) if form == "json" else comparisons_as_text(found), nl=False)
+        return
     tables = make_tables(Store(folder))
     missing = sum(table.missing_cells for table in tables)
     if missing:
         click.echo(f"note: {missing} cells are missing; give the same `earwitness bench` again to finish.", err=True)
-    click.echo(FORMATS["json" if as_json else form](tables), nl=False)
+    for path in write_pages(tables, out) if out else ():
+        click.echo(f"written: {path}", err=True)
+    click.echo(FORMATS[form](tables), nl=False)

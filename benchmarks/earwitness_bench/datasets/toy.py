@@ -89,6 +89,8 @@ class Toy:
     seed : int
     noise : float
         Standard deviation of the white noise before normalisation, at least 0. Carriers have amplitudes of 0.6 to 1.
+    objects : int, optional
+        How many of its class's four objects each clip holds, 1 to 4. Default: drawn, most often one.
 
     Raises
     ------
@@ -99,14 +101,25 @@ class Toy:
     labels: tuple[str, ...] = LABELS
     rate: int = RATE
 
-    def __init__(self, *, clips: int = 200, split: Split = "train", seed: int = 0, noise: float = 0.01) -> None:
+    def __init__(
+        self,
+        *,
+        clips: int = 200,
+        split: Split = "train",
+        seed: int = 0,
+        noise: float = 0.01,
+        objects: int | None = None,
+    ) -> None:
         if split not in get_args(Split):
             raise DatasetError(f"toy: the split must be one of {', '.join(get_args(Split))}, got {split!r}.")
         if not isinstance(clips, int) or clips < 1:
             raise DatasetError(f"toy: expected at least 1 clip, got clips={clips!r}.")
         if not noise >= 0 or not np.isfinite(noise):
             raise DatasetError(f"toy: noise is a standard deviation and cannot be {noise!r}.")
+        if objects is not None and (isinstance(objects, bool) or objects not in (1, 2, 3, 4)):
+            raise DatasetError(f"toy: a clip holds 1 to 4 objects, got objects={objects!r}.")
         self.seed = seed
+        self.objects = objects
         self.noise = float(noise)
         self.notes: Sequence[str] = ()
         self._numbers = _numbers(clips, split)
@@ -128,15 +141,17 @@ class Toy:
     def scene(self, index: int) -> Scene:
         """Clip ``index`` with its objects, their envelopes and their parameters."""
         number = self._numbers[index]
-        return generate(LABELS[number % 2], np.random.default_rng(stream_seed("toy", self.seed, number)), self.noise)
+        generator = np.random.default_rng(stream_seed("toy", self.seed, number))
+        return generate(LABELS[number % 2], generator, self.noise, self.objects)
 
     def _entry(self, number: int) -> Entry:
         clip_id = f"toy-{self.seed}-{number:06d}"
-        made_by = fingerprint("toy", GENERATOR_VERSION, self.seed, number, self.noise)
+        chosen = () if self.objects is None else (self.objects,)
+        made_by = fingerprint("toy", GENERATOR_VERSION, self.seed, number, self.noise, *chosen)
         return Entry(clip_id, clip_id, (LABELS[number % 2],), N_SAMPLES, made_by)
 
 
-def generate(label: str, generator: np.random.Generator, noise: float = 0.01) -> Scene:
+def generate(label: str, generator: np.random.Generator, noise: float = 0.01, objects: int | None = None) -> Scene:
     """Draw one clip.
 
     Parameters
@@ -147,20 +162,23 @@ def generate(label: str, generator: np.random.Generator, noise: float = 0.01) ->
         Everything is drawn from it.
     noise : float
         Standard deviation of the white noise before normalisation.
+    objects : int, optional
+        How many, 1 to 4. Default: drawn.
 
     Returns
     -------
     Scene
     """
     makers = toy_objects.CLASS_OBJECTS[label]
-    count = generator.choice([1, 2, 3, 4], p=[0.5, 0.2, 0.2, 0.1])
+    drawn = generator.choice([1, 2, 3, 4], p=[0.5, 0.2, 0.2, 0.1])
+    count = drawn if objects is None else objects
     chosen = sorted(generator.choice(sorted(makers), size=count, replace=False).tolist())
-    objects = {name: makers[name](generator) for name in chosen}
+    sounds = {name: makers[name](generator) for name in chosen}
     random_sounds = np.sum([toy_objects.draw_random_sound(generator) for _ in range(generator.integers(3, 7))], axis=0)
     hiss = noise * generator.standard_normal(N_SAMPLES)
-    mixture = np.sum([sound.waveform for sound in objects.values()], axis=0) + random_sounds + hiss
+    mixture = np.sum([sound.waveform for sound in sounds.values()], axis=0) + random_sounds + hiss
     gain = 1 / np.abs(mixture).max()
-    scaled = {name: sound.scaled(gain) for name, sound in objects.items()}
+    scaled = {name: sound.scaled(gain) for name, sound in sounds.items()}
     return Scene(gain * mixture, scaled, gain * random_sounds, gain * hiss)
 
 

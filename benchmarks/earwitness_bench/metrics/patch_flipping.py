@@ -28,7 +28,8 @@ from torch import Tensor
 from earwitness.classifier import AudioClassifier
 from earwitness.context import Context
 from earwitness.errors import ConfigurationError, NotApplicableError
-from earwitness.explanation import Explanation, Mask
+from earwitness.explanation import Explanation
+from earwitness.parts import part_alone
 from earwitness.protocols import Curve
 from earwitness.render import Scene
 from earwitness_bench.metrics import patch_flipping_formulas as formulas
@@ -126,6 +127,25 @@ class Canvas:
         return torch.cat(found)
 
 
+@dataclass(frozen=True, eq=False)
+class Orders:
+    """The orders in which the parts of an explanation ask for patches.
+
+    Attributes
+    ----------
+    ranks : Tensor (B, K, P), int64
+        Place of each patch in each part's own order.
+    selected : Tensor (B, K), bool
+        The parts that count.
+    ties : Tensor (B, P), in [0, 1)
+        Who goes first where several ask at once.
+    """
+
+    ranks: Tensor
+    selected: Tensor
+    ties: Tensor
+
+
 class PatchFlipping:
     """Deletion and insertion curves, most and least relevant patches first (MoRF, LeRF), and what lies between.
 
@@ -208,10 +228,14 @@ class ThesisAUPC:
     across methods of equal K only, if at all; it is no headline.
 
     ``aupc_true_fraction``: the same heat maps, orders, union, removal and score, but the trapezoid area over the
-    fraction of cells that is really flipped, in equal steps.
+    fraction of cells that is really flipped, in equal steps: the same budget whatever K.
 
-    An explanation without parts is one part: its one map. Parts that a row does not select do not count in it; a row
-    that selects none is not defined.
+    ``delta_aupc_thesis``, ``delta_aupc_true_fraction``: ΔAUPC (the thesis' eq. 4.5), what the one map of the whole
+    scores less what its parts score. Higher is better; it takes out the scale of the logits, so that classes and
+    classifiers can be compared. The first rises with K all by itself, the second does not.
+
+    An explanation without parts is one part: its one map, and ΔAUPC is 0. Parts that a row does not select do not
+    count in it; a row that selects none is not defined.
 
     Parameters
     ----------
@@ -245,26 +269,38 @@ class ThesisAUPC:
             raise NotApplicableError(f"{scene.classifier.name} has no log-mel map, over which aupc-thesis is defined.")
         canvas = Canvas.of(scene, "zero")
         grid = canvas.grid(self.patch, self.patch)
+        ties, read = _ties(context, grid), _rectified_logit(explanation.target)
+
+        def flip(maps: list[Explanation], selected: Tensor) -> tuple[Tensor, Curve]:
+            patches = [formulas.patch_sums(scene.on_features(one).clamp_min(0), grid) for one in maps]
+            ranks = torch.stack([formulas.ranked(scores, ties) for scores in patches], dim=1)
+            orders = Orders(ranks, selected, ties)
+            return self._coded(canvas, grid, orders, read), self._at_true_fraction(canvas, grid, orders, read)
+
         maps, selected = _parts_of(explanation)
-        ties = _ties(context, grid)
-        ranks = torch.stack(
-            [formulas.ranked(formulas.patch_sums(scene.on_features(one).clamp_min(0), grid), ties) for one in maps],
-            dim=1,
-        )
-        schedule = formulas.thesis_schedule(grid.n_patches)
-        removals = [(0, step) for step in range(len(schedule) + 1)]
-        steps = formulas.thesis_steps(ranks, selected, schedule)[:, grid.index.to(ranks.device)]
-        read = _rectified_logit(explanation.target)
-        coded = formulas.thesis_area(canvas.answers(steps, removals, read, self.chunk_rows), schedule)
-        places = formulas.cell_ranks(formulas.united(ranks, selected, ties), grid)
-        counts = formulas.equal_steps(grid.n_cells, min(self.n_steps, grid.n_cells))
-        honest = canvas.answers(places, [(0, n) for n in counts], read, self.chunk_rows)
-        x = torch.tensor(counts, dtype=torch.float64) / grid.n_cells
-        undefined = ~selected.any(1) | context.scene.silent
+        coded, honest = flip(maps, selected)
+        of_whole = coded, honest
+        if explanation.parts is not None:
+            of_whole = flip([explanation], torch.ones_like(selected[:, :1]))
+        undefined = ~selected.any(1) | scene.silent
         return {
             "aupc_thesis": _without(coded, undefined),
-            "aupc_true_fraction": Curve(x, _without(honest, undefined)),
+            "aupc_true_fraction": Curve(honest.x, _without(honest.y, undefined)),
+            "delta_aupc_thesis": _without(of_whole[0] - coded, undefined),
+            "delta_aupc_true_fraction": _without(of_whole[1].area() - honest.area(), undefined),
         }
+
+    def _coded(self, canvas: Canvas, grid: PatchGrid, orders: Orders, read: Read) -> Tensor:
+        schedule = formulas.thesis_schedule(grid.n_patches)
+        steps = formulas.thesis_steps(orders.ranks, orders.selected, schedule)[:, grid.index.to(orders.ranks.device)]
+        removals = [(0, step) for step in range(len(schedule) + 1)]
+        return formulas.thesis_area(canvas.answers(steps, removals, read, self.chunk_rows), schedule)
+
+    def _at_true_fraction(self, canvas: Canvas, grid: PatchGrid, orders: Orders, read: Read) -> Curve:
+        places = formulas.cell_ranks(formulas.united(orders.ranks, orders.selected, orders.ties), grid)
+        counts = formulas.equal_steps(grid.n_cells, min(self.n_steps, grid.n_cells))
+        answers = canvas.answers(places, [(0, n) for n in counts], read, self.chunk_rows)
+        return Curve(torch.tensor(counts, dtype=torch.float64) / grid.n_cells, answers)
 
 
 def patches_floor(
@@ -299,10 +335,8 @@ def _parts_of(explanation: Explanation) -> tuple[list[Explanation], Tensor]:
     parts, target = explanation.parts, explanation.target
     if parts is None or not parts.names:
         return [explanation], torch.ones(len(target), 1, dtype=torch.bool, device=target.device)
-    maps = [parts.map(number) for number in range(len(parts.names))]
-    return [
-        Explanation(target, mask=m) if isinstance(m, Mask) else Explanation(target, relevance=m) for m in maps
-    ], parts.selected.to(target.device)
+    maps = [part_alone(explanation, number) for number in range(len(parts.names))]
+    return maps, parts.selected.to(target.device)
 
 
 def _ties(context: Context, grid: PatchGrid) -> Tensor:

@@ -1,0 +1,184 @@
+"""Two methods, or all of them, pair by pair."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from earwitness.errors import ConfigurationError, nearest
+from earwitness_bench.leaderboard.columns import ArenaScores, Column, aggregate_of, columns_of, sign_of
+from earwitness_bench.leaderboard.formats import text_section
+from earwitness_bench.leaderboard.sections import ARROWS, NONE, Section, show, show_p
+from earwitness_bench.results import read_scores
+from earwitness_bench.statistics import Comparison, Pair, compare_many
+from earwitness_bench.store import Store
+
+
+@dataclass(frozen=True)
+class ColumnComparison:
+    """Two methods in a column.
+
+    Attributes
+    ----------
+    column : str
+        Title.
+    direction : str
+    first, second : str
+    better : str or None
+        The one whose scores are better; None where the interval of the difference does not exclude 0 after Holm.
+    comparison : Comparison
+        First less second.
+    """
+
+    column: str
+    direction: str
+    first: str
+    second: str
+    better: str | None
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class ArenaComparison:
+    """All that is compared in an arena.
+
+    Attributes
+    ----------
+    arena : str
+    columns : tuple of ColumnComparison
+    """
+
+    arena: str
+    columns: tuple[ColumnComparison, ...]
+
+
+def compare_two(store: Store, first: str, second: str) -> list[ArenaComparison]:
+    """Two methods in every arena that has both, column by column.
+
+    Holm corrects for the number of headline columns, and for that of the other ones.
+
+    Raises
+    ------
+    ConfigurationError
+        They are the same, or no arena has both.
+    """
+    plan = store.read_plan()
+    titles = {e["title"] for arena in plan["arenas"] for e in arena["explainers"]}
+    for name in (first, second):
+        if name not in titles:
+            raise ConfigurationError(f"There are no results of {name!r}. {nearest(name, titles)}")
+    if first == second:
+        raise ConfigurationError(f"A comparison is of two methods, got {first!r} twice.")
+    found = []
+    for arena, scores in _arenas(store, plan):
+        if {first, second} <= {e["title"] for e in arena["explainers"]}:
+            columns = [c for c in columns_of(plan) if sign_of(c)]
+            families = ([c for c in columns if bool(c["headline"]) is headline] for headline in (True, False))
+            compared = [_compared(scores, [(first, second, c) for c in family]) for family in families]
+            found.append(ArenaComparison(arena["title"], tuple(itertools.chain(*compared))))
+    if not found:
+        raise ConfigurationError(f"No arena has both {first!r} and {second!r}.")
+    return found
+
+
+def compare_all(store: Store) -> list[ArenaComparison]:
+    """All pairs of post-hoc methods in each headline column of every arena; Holm corrects for the pairs of a column."""
+    plan = store.read_plan()
+    headline = [column for column in columns_of(plan) if column["headline"] and sign_of(column)]
+    found = []
+    for arena, scores in _arenas(store, plan):
+        methods = [e["title"] for e in arena["explainers"] if e["scope"] == "post-hoc"]
+        pairs = list(itertools.combinations(methods, 2))
+        compared = [_compared(scores, [(a, b, column) for a, b in pairs]) for column in headline]
+        found.append(ArenaComparison(arena["title"], tuple(itertools.chain(*compared))))
+    return found
+
+
+def comparisons_as_json(comparisons: list[ArenaComparison]) -> str:
+    """For machines; null where a number is not defined."""
+    return (
+        json.dumps({"schema": 1, "arenas": [_plain(asdict(c)) for c in comparisons]}, indent=1, allow_nan=False) + "\n"
+    )
+
+
+def comparisons_as_text(comparisons: list[ArenaComparison]) -> str:
+    """For a terminal."""
+    parts = []
+    for arena in comparisons:
+        rows: list[tuple[str, ...]] = [_HEAD]
+        rows += [_line(column) for column in arena.columns]
+        parts.append(f"{arena.arena}\n{'=' * len(arena.arena)}\n" + text_section(Section(_HEADING, tuple(rows), 3)))
+    return "\n".join(parts)
+
+
+_HEAD = (
+    *("column", "pair", "better", "difference", "95 % interval", "p (Holm)", "Wilcoxon p (Holm)"),
+    *("rank-biserial", "Cohen's d", "recordings", "clips", "unpaired"),
+)
+_HEADING = "Paired differences, first less second; better: the interval excludes 0 after Holm"
+
+
+def _arenas(store: Store, plan: dict[str, Any]) -> Iterable[tuple[dict[str, Any], ArenaScores]]:
+    scores = read_scores(store)
+    for arena in plan["arenas"]:
+        yield arena, ArenaScores(scores[scores["arena"] == arena["title"]])
+
+
+def _compared(scores: ArenaScores, family: list[tuple[str, str, Column]]) -> list[ColumnComparison]:
+    """Comparisons that are corrected together."""
+    pairs = []
+    for first, second, column in family:
+        values, groups = scores.matrix([first, second], column)
+        pairs.append(Pair(values[:, 0], values[:, 1], groups))
+    found = compare_many(pairs, [aggregate_of(column) for _, _, column in family])
+    return [
+        ColumnComparison(
+            column["title"],
+            column["direction"],
+            first,
+            second,
+            {1.0: first, -1.0: second}.get(comparison.sign * sign_of(column)),
+            comparison,
+        )
+        for (first, second, column), comparison in zip(family, found, strict=True)
+    ]
+
+
+def _line(found: ColumnComparison) -> tuple[str, ...]:
+    c = found.comparison
+    low, high = (_shown(end) for end in c.interval)
+    return (
+        f"{found.column}{ARROWS[found.direction]}",
+        f"{found.first} - {found.second}",
+        found.better or NONE,
+        _shown(c.difference),
+        f"[{low}, {high}]",
+        show_p(_finite(c.p_holm)),
+        show_p(_finite(c.wilcoxon_holm)),
+        show(_finite(c.rank_biserial), 2),
+        show(_finite(c.cohen_d), 2),
+        str(c.groups),
+        str(c.clips),
+        str(c.unpaired),
+    )
+
+
+def _shown(value: float) -> str:
+    return show(_finite(value), 3)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON has no name for become null."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return _finite(value) if isinstance(value, float) else value

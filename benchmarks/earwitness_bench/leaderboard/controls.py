@@ -1,0 +1,43 @@
+"""Above control: which columns a method beats its yardsticks in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from earwitness_bench.leaderboard.columns import ArenaScores, Column, aggregate_of, sign_of
+from earwitness_bench.statistics import Pair, gain, holm
+from earwitness_bench.statistics.paired import ALPHA
+
+YARDSTICKS = ("earwitness:uniform-noise", "earwitness:loudness", "earwitness:constant-gain")
+"""Controls that a method must beat, beside its own maps shuffled over clips."""
+
+
+def yardsticks_of(arena: dict[str, Any], title: str) -> list[str]:
+    """Titles of the controls that a method must beat."""
+    return [
+        control["title"]
+        for control in arena["explainers"]
+        if control["scope"] == "control"
+        and (
+            control["identity"]["name"] in YARDSTICKS
+            if control["shuffle_of"] is None
+            else control["shuffle_of"] == title
+        )
+    ]
+
+
+def is_above(scores: ArenaScores, title: str, yardsticks: list[str], column: Column) -> bool:
+    """Whether a method beats every yardstick in a column, paired over clips.
+
+    Each paired difference's bootstrap p, corrected after Holm for the number of yardsticks, is below 0.05. A yardstick
+    without scores beats everybody: nothing was shown.
+    """
+    sign = sign_of(column)
+    if not yardsticks or not sign:
+        return False
+    values, groups = scores.matrix([title, *yardsticks], column)
+    found = [gain(Pair(values[:, 0], other, groups), aggregate_of(column)) for other in values[:, 1:].T]
+    p_values = holm([drawn.p_value() for _, drawn in found])
+    return bool(np.all(p_values < ALPHA)) and all(sign * difference > 0 for difference, _ in found)

@@ -1,0 +1,260 @@
+"""The leaderboard of each arena."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from earwitness_bench.leaderboard.columns import ArenaScores, Column, aggregate_of, columns_of, sign_of
+from earwitness_bench.leaderboard.controls import is_above, yardsticks_of
+from earwitness_bench.leaderboard.differences import Agreement, Difference, agreement, differences
+from earwitness_bench.results import missing_in, read_scores
+from earwitness_bench.statistics import bootstrap, mean_ranks
+from earwitness_bench.store import Store
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of an explainer's rows in a column.
+
+    Attributes
+    ----------
+    scored, skipped, failed : int
+        They sum to the rows that the run has come to.
+    degenerate : int
+        Of the scored ones: the map points nowhere.
+    """
+
+    scored: int
+    skipped: int
+    failed: int
+    degenerate: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One line of the leaderboard.
+
+    Attributes
+    ----------
+    place : int or None
+        1 is best; equal mean ranks share a place. None for controls and for what is not ranked.
+    explainer : str
+    scope : str
+        ``post-hoc``, ``by-design`` or ``control``.
+    mean_rank : float or None
+        Over headline columns.
+    above_control : str
+        ``"3/7"``: on how many headline columns it beats noise, loudness, constant gain and its own shuffled maps: the
+        paired bootstrap intervals over recordings exclude 0 after Holm. Empty for controls.
+    clips, degenerate, failed, skipped : int
+        Rows that were explained, and how many of those maps point nowhere; rows whose explanation failed, or to which
+        the method does not apply.
+    values : dict of str to float or None
+        Aggregate of each column, by its title.
+    intervals : dict of str to (float, float)
+        Of the headline columns: 95 % bootstrap interval over source recordings.
+    above : tuple of str
+        Titles of the columns, headline or not, on which it is above control.
+    counts : dict of str to Counts
+        Of each column, by its title.
+    """
+
+    place: int | None
+    explainer: str
+    scope: str
+    mean_rank: float | None
+    above_control: str
+    clips: int
+    degenerate: int
+    failed: int
+    skipped: int
+    values: dict[str, float | None]
+    intervals: dict[str, tuple[float, float]]
+    above: tuple[str, ...]
+    counts: dict[str, Counts]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The leaderboard of one arena.
+
+    Attributes
+    ----------
+    arena : str
+    columns : tuple of dict
+        As in the metrics' specs, with ``metric`` and ``version``, and ``title``: the column's name, or
+        ``metric:column`` where two metrics have a column of that name.
+    standings : tuple of Standing
+    differences : tuple of Difference
+        Of the ranked methods.
+    agreement : Agreement or None
+        Of the headline columns.
+    missing_cells : int
+        Not computed yet: the run was stopped.
+    notes : tuple of str
+        What a reader should know of the numbers.
+    seed : int or None
+        Of the run; with the metrics' versions, one for the whole table.
+    """
+
+    arena: str
+    columns: tuple[Column, ...]
+    standings: tuple[Standing, ...]
+    differences: tuple[Difference, ...] = ()
+    agreement: Agreement | None = None
+    missing_cells: int = 0
+    notes: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+def make_tables(store: Store) -> list[Table]:
+    """The leaderboards of a run, one per arena.
+
+    Raises
+    ------
+    StoreError
+        The plan is damaged, or the results are not of one version of each metric and explainer, and of one seed.
+    """
+    plan = store.read_plan()
+    scores = read_scores(store)
+    columns = columns_of(plan)
+    seed = plan.get("suite", {}).get("seed")
+    return [
+        _Maker(arena, scores[scores["arena"] == arena["title"]], columns).table(store, seed) for arena in plan["arenas"]
+    ]
+
+
+class _Maker:
+    """One arena at work."""
+
+    def __init__(self, arena: dict[str, Any], scores: pd.DataFrame, columns: tuple[Column, ...]) -> None:
+        self.arena, self.columns = arena, columns
+        self.scores = ArenaScores(scores)
+        self.problems: dict[str, None] = {}
+        self.titles = [explainer["title"] for explainer in arena["explainers"]]
+        self.values = {title: {c["title"]: self._value(title, c) for c in columns} for title in self.titles}
+        self.headline = [
+            column
+            for column in columns
+            if column["headline"]
+            and sign_of(column)
+            and any(line[column["title"]] is not None for line in self.values.values())
+        ]
+
+    def table(self, store: Store, seed: int | None) -> Table:
+        ranks = self._ranks([e["title"] for e in self.arena["explainers"] if e["scope"] == "post-hoc"])
+        standings = [self._standing(explainer, ranks, store) for explainer in self.arena["explainers"]]
+        standings.sort(key=lambda s: (s.place is None, s.place or 0, s.scope == "control", s.explainer))
+        missing = missing_in(store, self.arena)
+        ranked = [title for title in self.titles if title in ranks]
+        return Table(
+            self.arena["title"],
+            self.columns,
+            tuple(standings),
+            differences(self.scores, ranked, self.headline),
+            agreement(self._matrix(ranked), len(ranked), self.headline),
+            missing,
+            (*_notes(standings, missing), *self.problems),
+            seed,
+        )
+
+    def _standing(self, explainer: dict[str, Any], ranks: dict[str, float], store: Store) -> Standing:
+        title, rank = explainer["title"], ranks.get(explainer["title"])
+        above = None if explainer["scope"] == "control" else self._above(title)
+        of_headline = {column["title"] for column in self.headline}
+        return Standing(
+            place=None if rank is None else 1 + sum(other < rank for other in ranks.values()),
+            explainer=title,
+            scope=explainer["scope"],
+            mean_rank=rank,
+            above_control="" if above is None else f"{len(of_headline.intersection(above))}/{len(of_headline)}",
+            **_explained(explainer, store),
+            values=self.values[title],
+            intervals=self._intervals(title),
+            above=above or (),
+            counts={column["title"]: self._counts(title, column) for column in self.columns},
+        )
+
+    def _value(self, title: str, column: Column) -> float | None:
+        try:
+            return self.scores.aggregate(title, column)
+        except Exception as error:  # a metric's own function: it costs its column, not the table
+            self.problems[f"{column['title']} could not be aggregated ({type(error).__name__}: {error})"] = None
+            return None
+
+    def _matrix(self, titles: list[str]) -> Any:
+        lines = [[self.values[title][c["title"]] for c in self.headline] for title in titles]
+        return np.array(lines, dtype=np.float64).reshape(len(titles), len(self.headline))
+
+    def _ranks(self, titles: list[str]) -> dict[str, float]:
+        if not titles or not self.headline:
+            return {}
+        ranks = mean_ranks(self._matrix(titles), [sign_of(c) > 0 for c in self.headline])
+        # Rounded, because sums of equal ranks in another order may differ in the last bit, and equal ranks share a
+        # place.
+        return {t: round(float(rank), 9) for t, rank in zip(titles, ranks, strict=True) if not math.isnan(rank)}
+
+    def _above(self, title: str) -> tuple[str, ...] | None:
+        """None where there is nothing to be above, or no score."""
+        yardsticks = yardsticks_of(self.arena, title)
+        scored = [column for column in self.columns if self.values[title][column["title"]] is not None]
+        if not yardsticks or not scored:
+            return None
+        return tuple(c["title"] for c in scored if self._guarded(c, False, is_above, self.scores, title, yardsticks, c))
+
+    def _intervals(self, title: str) -> dict[str, tuple[float, float]]:
+        found = {c["title"]: self._guarded(c, (math.nan, math.nan), self._interval, title, c) for c in self.headline}
+        return {name: ends for name, ends in found.items() if not math.isnan(ends[0])}
+
+    def _interval(self, title: str, column: Column) -> tuple[float, float]:
+        rows = self.scores.rows(title, column)
+        values = rows["value"].to_numpy(dtype=np.float64)
+        return bootstrap(values, rows["group"].tolist(), aggregate_of(column)).interval()
+
+    def _guarded(self, column: Column, otherwise: Any, function: Any, *arguments: Any) -> Any:
+        """A metric's own function may work on all rows and fail on a resample."""
+        try:
+            return function(*arguments)
+        except Exception as error:
+            if column["aggregate"] in ("mean", "median"):
+                raise
+            self.problems[f"{column['title']} could not be resampled ({type(error).__name__}: {error})"] = None
+            return otherwise
+
+    def _counts(self, title: str, column: Column) -> Counts:
+        rows = self.scores.rows(title, column)
+        kinds = Counter(str(outcome).partition(":")[0] for outcome in rows["outcome"])
+        degenerate = (rows["outcome"] == "scored") & (rows["degenerate"] == True)  # noqa: E712 - None where not explained
+        return Counts(kinds["scored"], kinds["skipped"], kinds["failed"], int(degenerate.sum()))
+
+
+def _explained(explainer: dict[str, Any], store: Store) -> dict[str, int]:
+    found = [store.read_cell("explain", cell["explain"]) for cell in explainer["cells"]]
+    rows = [row for cell in found if cell is not None for row in cell["rows"]]
+    kinds = Counter(row["outcome"].partition(":")[0] for row in rows)
+    degenerate = sum(bool(row["degenerate"]) for row in rows if row["outcome"] == "explained")
+    return {
+        "clips": kinds["explained"], "degenerate": degenerate, "failed": kinds["failed"], "skipped": kinds["skipped"],
+    }  # fmt: skip
+
+
+def _notes(standings: list[Standing], missing_cells: int) -> list[str]:
+    notes = [f"{missing_cells} cells are missing: this run is not finished"] if missing_cells else []
+    for line in standings:
+        rows = line.clips + line.failed + line.skipped
+        if line.degenerate and line.scope != "control":
+            notes.append(f"{line.explainer}: {line.degenerate} of {line.clips} maps point nowhere")
+        if line.failed:
+            notes.append(f"{line.explainer}: {line.failed} of {rows} explanations failed")
+        if line.skipped:
+            notes.append(f"{line.explainer}: does not apply to {line.skipped} of {rows}")
+    below = [line.explainer for line in standings if line.above_control.startswith("0/")]
+    if below:
+        notes.append(f"not above control on any headline column: {', '.join(below)}")
+    return notes

@@ -1,0 +1,183 @@
+"""Bootstrap over groups: intervals and their p-values.
+
+Percentile intervals are too narrow where groups are few: of eight normal values, a nominal 95 % interval covered the
+mean in 88 % of 1000 trials. They are therefore *expanded*, cut as much further out as Student's t lies further out than
+the normal distribution (Hesterberg, The American Statistician 69:4, 2015): 94 %.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from earwitness_bench.statistics.groups import Floats, Places, complete, group_places
+
+Aggregate = Callable[[Floats], float]
+"""From the values of some clips, (m,), to one number."""
+
+DRAWS = 10_000
+"""Resamples of a mean or a median; so many that Holm over two hundred comparisons can still find a difference."""
+
+FUNCTION_DRAWS = 2_000
+"""Resamples of any other function of the values, which is called for each of them."""
+
+_BLOCK = 2**22
+"""Cells of a table of resamples that are held at once: 32 MiB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bootstrap:
+    """What a statistic is on resampled groups.
+
+    Attributes
+    ----------
+    drawn : ndarray (draws,), float
+        Empty where there were fewer than two groups. Where it is not finite, as of a function that is not defined for
+        every resample, it speaks for either side: it widens the interval.
+    n_groups : int
+    """
+
+    drawn: Floats
+    n_groups: int
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Lower and upper end of the expanded percentile interval; NaN where there were fewer than two groups."""
+        if not len(self.drawn):
+            return math.nan, math.nan
+        tail = stats.t.ppf((1 - confidence) / 2, self.n_groups - 1)
+        share = 100 * stats.norm.cdf(self._expansion * tail)
+        unknown = ~np.isfinite(self.drawn)
+        if not unknown.any():
+            low, high = np.percentile(self.drawn, [share, 100 - share])
+            return float(low), float(high)
+        low, high = (np.where(unknown, end, self.drawn) for end in (-math.inf, math.inf))
+        ends = np.percentile(low, share, method="lower"), np.percentile(high, 100 - share, method="higher")
+        return (float(ends[0]), float(ends[1])) if np.isfinite(ends).all() else (math.nan, math.nan)
+
+    def p_value(self) -> float:
+        """Two-sided p of "the statistic is 0": one less the confidence at which the interval's end is 0.
+
+        Draws are counted with one more on the far side (Davison and Hinkley, Bootstrap Methods, 1997, eq. 4.11): it is
+        never 0. NaN where there were fewer than two groups.
+        """
+        if not len(self.drawn):
+            return math.nan
+        unknown = int((~np.isfinite(self.drawn)).sum())
+        finite = self.drawn[np.isfinite(self.drawn)]
+        beyond = unknown + min(int((finite <= 0).sum()), int((finite >= 0).sum()))
+        share = (1 + beyond) / (1 + len(self.drawn))
+        if share >= 0.5:
+            return 1.0
+        return float(2 * stats.t.cdf(stats.norm.ppf(share) / self._expansion, self.n_groups - 1))
+
+    @property
+    def _expansion(self) -> float:
+        return math.sqrt(self.n_groups / (self.n_groups - 1))
+
+
+def bootstrap(
+    values: Floats,
+    groups: Sequence[str],
+    aggregate: Aggregate | None = None,
+    *,
+    draws: int | None = None,
+    seed: int = 0,
+) -> Bootstrap:
+    """Resample groups instead of clips: a resample takes a recording with all its clips or not at all.
+
+    Two series over the same clips, with gaps in the same places, are resampled alike: their draws can be subtracted.
+
+    Parameters
+    ----------
+    values : ndarray (n,), float
+        One value per clip, such as the difference of two methods. NaN is left out.
+    groups : sequence of str, length n
+        Source recording of each clip.
+    aggregate : callable (m,) -> float, optional
+        Default: the mean. The median has a short way too; anything else is called for each resample.
+    draws : int, optional
+        Default: :data:`DRAWS`, or :data:`FUNCTION_DRAWS` for a function that must be called.
+    seed : int
+    """
+    kept = complete(values)
+    places, n_groups = group_places(np.asarray(groups, dtype=object)[kept].tolist())
+    if n_groups < 2:
+        return Bootstrap(np.empty(0), n_groups)
+    rows = values[kept]
+    if aggregate is None:
+        drawn = _means(rows, places, n_groups, draws or DRAWS, seed)
+    elif aggregate is np.median:
+        drawn = _medians(rows, places, n_groups, draws or DRAWS, seed)
+    else:
+        drawn = _aggregated(rows, places, aggregate, draws or FUNCTION_DRAWS, seed)
+    return Bootstrap(drawn, n_groups)
+
+
+def group_bootstrap(
+    values: Floats, groups: Sequence[str], *, confidence: float = 0.95, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, float]:
+    """The interval of a mean; see :func:`bootstrap` and :meth:`Bootstrap.interval`."""
+    return bootstrap(values, groups, draws=draws, seed=seed).interval(confidence)
+
+
+def _means(values: Floats, places: Places, n_groups: int, draws: int, seed: int) -> Floats:
+    members = np.bincount(places, minlength=n_groups)
+    sums = np.bincount(places, weights=values, minlength=n_groups)
+    # About the mean, so that rounding cannot put equal values beside themselves.
+    centre = float(values.mean())
+    both = np.stack([sums - centre * members, members], 1)
+    drawn = np.concatenate([times @ both for times in _resamples(n_groups, draws, seed)])
+    means: Floats = centre + drawn[:, 0] / drawn[:, 1]
+    return means
+
+
+def _medians(values: Floats, places: Places, n_groups: int, draws: int, seed: int) -> Floats:
+    """Of the values in ascending order, the two in the middle of each resample."""
+    order = np.argsort(values, kind="stable")
+    ascending, own = values[order], places[order]
+    size = max(1, _BLOCK // len(values))
+    found = []
+    for times in _resamples(n_groups, draws, seed):
+        for start in range(0, len(times), size):
+            reached = times[start : start + size, own].cumsum(1)
+            total = reached[:, -1:]
+            middle = [(reached <= half).sum(1) for half in ((total - 1) // 2, total // 2)]
+            found.append((ascending[middle[0]] + ascending[middle[1]]) / 2)
+    return np.concatenate(found)
+
+
+def _aggregated(rows: Floats, places: Places, aggregate: Aggregate, draws: int, seed: int) -> Floats:
+    order = np.argsort(places, kind="stable")
+    n_groups = int(places.max()) + 1
+    members = np.split(order, np.cumsum(np.bincount(places))[:-1])
+    drawn = np.random.default_rng(seed).integers(0, n_groups, size=(draws, n_groups))
+    return np.array([aggregate(rows[np.concatenate([members[g] for g in own])]) for own in drawn], dtype=np.float64)
+
+
+def _resamples(n_groups: int, draws: int, seed: int) -> Iterator[Floats]:
+    """How often each group is drawn in each resample, (block, n_groups), block by block: memory stays bounded."""
+    if draws * n_groups <= _BLOCK:
+        yield _whole(n_groups, draws, seed)
+        return
+    yield from _blocks(n_groups, draws, seed)
+
+
+@functools.lru_cache(maxsize=4)
+def _whole(n_groups: int, draws: int, seed: int) -> Floats:
+    """All at once: methods and columns of one arena share their resamples, so that comparisons are paired."""
+    (block,) = _blocks(n_groups, draws, seed)
+    return block
+
+
+def _blocks(n_groups: int, draws: int, seed: int) -> Iterator[Floats]:
+    random = np.random.default_rng(seed)
+    size = max(1, _BLOCK // n_groups)
+    for start in range(0, draws, size):
+        count = min(size, draws - start)
+        drawn = random.integers(0, n_groups, size=(count, n_groups)) + n_groups * np.arange(count)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=count * n_groups).reshape(count, n_groups).astype(np.float64)

@@ -1,0 +1,48 @@
+"""Groups: the recordings that clips were cut from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.intp]
+
+
+def group_places(groups: Sequence[str]) -> tuple[Places, int]:
+    """The place of each row's group among the sorted names, and how many groups there are."""
+    names, places = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    return places, len(names)
+
+
+def complete(values: Floats) -> NDArray[np.bool_]:
+    """Which rows of (n,) or (n, k) hold no NaN: ndarray (n,), bool."""
+    whole = values if values.ndim > 1 else values[:, None]
+    kept: NDArray[np.bool_] = np.logical_not(np.isnan(whole).any(axis=1))
+    return kept
+
+
+def group_means(values: Floats, groups: Sequence[str]) -> Floats:
+    """One value for each group: the mean over its clips.
+
+    Parameters
+    ----------
+    values : ndarray (n,) or (n, k), float
+        A row for each clip. A row with a NaN is left out, with all its columns: what is compared is measured on the
+        same clips.
+    groups : sequence of str, length n
+
+    Returns
+    -------
+    ndarray (G,) or (G, k), float
+        In the order of the groups' sorted names; only groups of which a row is left.
+    """
+    whole = values if values.ndim > 1 else values[:, None]
+    kept = complete(values)
+    places, n_groups = group_places(np.asarray(groups, dtype=object)[kept].tolist())
+    sums = np.zeros((n_groups, whole.shape[1]))
+    np.add.at(sums, places, whole[kept])
+    means = sums / np.bincount(places, minlength=n_groups)[:, None]
+    return means if values.ndim > 1 else means[:, 0]

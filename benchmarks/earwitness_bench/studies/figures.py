@@ -1,0 +1,81 @@
+"""Figures of studies, each as PNG and as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from earwitness.errors import StoreError
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A panel of :func:`draw_matrices`.
+
+    Attributes
+    ----------
+    title : str
+    values : sequence of sequence of float or None
+        Rows from top to bottom; None is left empty.
+    rows, columns : sequence of str
+        Names.
+    """
+
+    title: str
+    values: Sequence[Sequence[float | None]]
+    rows: Sequence[str]
+    columns: Sequence[str]
+
+
+def draw_matrices(path: Path, matrices: Sequence[Matrix], *, title: str, row_axis: str, column_axis: str) -> list[Path]:
+    """Matrices side by side, with their numbers, each on its own scale around zero.
+
+    Parameters
+    ----------
+    path : Path
+        Without suffix: ``.png`` and ``.svg`` are written.
+    matrices : sequence of Matrix
+    title, row_axis, column_axis : str
+
+    Raises
+    ------
+    StoreError
+        A file cannot be written.
+    """
+    size = max(3.2, 0.62 * max(len(matrix.columns) for matrix in matrices) + 2.2)
+    figure = Figure(figsize=(size * len(matrices), size), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+    for axis, matrix in zip(axes, matrices, strict=True):
+        _draw(axis, matrix)
+        axis.set_xlabel(column_axis)
+        axis.set_ylabel(row_axis)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left", wrap=True)
+    paths = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
+    try:
+        with mpl.rc_context({"svg.hashsalt": "earwitness"}):  # equal matrices give equal files
+            for written in paths:
+                figure.savefig(written, dpi=130, metadata={"Date": None} if written.suffix == ".svg" else None)
+    except OSError as error:
+        raise StoreError(f"Cannot write {path}: {error.strerror}.") from error
+    return paths
+
+
+def _draw(axis: Axes, matrix: Matrix) -> None:
+    values = np.array([[np.nan if v is None else v for v in row] for row in matrix.values], dtype=float)
+    largest = max(1e-12, float(np.nanmax(np.abs(values), initial=0.0)))
+    axis.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    axis.set_xticks(range(len(matrix.columns)), matrix.columns, rotation=45, ha="right")
+    axis.set_yticks(range(len(matrix.rows)), matrix.rows)
+    axis.set_title(matrix.title, loc="left", fontsize=10)
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            colour = "white" if abs(value) > 0.6 * largest else "black"
+            axis.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=8, color=colour)

@@ -1,0 +1,120 @@
+"""From the deepest hidden maps of a classifier to a mask (Paissan et al., section 2).
+
+As published, maps are brought up to the next earlier map's size and added to it, from the deepest to the earliest. The
+published up-convolutions end on 513 bins, at sizes that one classifier and one clip length ask for; here the decoder
+ends on a coarse grid of the classifier's bands, whatever the sizes, and a fixed interpolation leads on to the listening
+STFT. B rows, M bands and N' frames of the coarse grid, H rows and W columns of a hidden map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from earwitness.errors import CheckpointError
+
+_LEAST_WIDTH = 8
+_CHANNELS_OF_A_GROUP = 16
+
+
+class MaskDecoder(nn.Module):
+    """A U-Net's upper half, over hidden maps of any size.
+
+    The deepest map has ``width`` channels, each earlier one half as many. Joins are normalised in groups of channels,
+    but for the last, which is the largest.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Of the hidden maps, in the order in which the classifier computes them.
+    width : int
+        256 gives one million parameters over maps of 32, 64, 128 and 128 channels, 1024 gives 16 million.
+    bands : int
+        M, for networks whose maps have no frequency axis: it is laid out from channels. 0 for all others.
+    """
+
+    scales: Tensor
+
+    def __init__(self, channels: Sequence[int], width: int, *, bands: int = 0) -> None:
+        super().__init__()
+        deep_first = tuple(reversed(channels))
+        widths = [max(_LEAST_WIDTH, width // 2**level) for level in range(len(deep_first))]
+        self.bands = bands
+        self.entrances = nn.ModuleList(nn.Conv2d(n, own, 1) for n, own in zip(deep_first, widths, strict=True))
+        self.deepest = nn.Conv2d(widths[0], widths[0], 3, padding=1)
+        self.up = nn.ModuleList(nn.Conv2d(below, own, 3, padding=1) for below, own in pairwise(widths))
+        self.norms = nn.ModuleList(_norm(own) for own in widths[: max(1, len(widths) - 1)])
+        self.mask = nn.Conv2d(widths[-1], max(1, bands), 3, padding=1)
+        self.register_buffer("scales", torch.ones(len(deep_first)))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
+
+    @torch.no_grad()
+    def initialise(self, maps: Sequence[Tensor], *, seed: int) -> None:
+        """Draw the weights, and take the scale of each hidden map (its root mean square) from some clips.
+
+        PyTorch's own generator is left alone.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_in = module.weight[0].numel()
+                drawn = torch.randn(module.weight.shape, generator=generator) * math.sqrt(2 / fan_in)
+                module.weight.copy_(drawn)
+                assert module.bias is not None
+                module.bias.zero_()
+        self.mask.weight.mul_(0.1)  # begin near one half everywhere
+        levels = torch.stack([level.square().mean().sqrt() for level in reversed(maps)])
+        self.scales.copy_(torch.where(levels > 0, levels, 1))
+
+    def forward(self, maps: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
+        """Hidden maps to the mask before its sigmoid.
+
+        Parameters
+        ----------
+        maps : sequence of Tensor (B, C, H, W), float32
+            In the order in which the classifier computes them.
+        shape : (int, int)
+            (M, N') of the coarse grid.
+
+        Returns
+        -------
+        Tensor (B, M, N'), float32
+
+        Raises
+        ------
+        CheckpointError
+            The maps have other channels than those that the decoder was made for.
+        """
+        found, own = [each.shape[1] for each in maps], [each.in_channels for each in reversed(self.entrances)]
+        if found != own:
+            raise CheckpointError(f"The decoder is for hidden maps of {own} channels, these have {found}. Fit again.")
+        deep_first = [each / scale for each, scale in zip(reversed(maps), self.scales, strict=True)]
+        x = functional.relu(self.norms[0](self.entrances[0](deep_first[0])))
+        x = functional.relu(x + self.deepest(x))
+        for number, (earlier, enter, up) in enumerate(
+            zip(deep_first[1:], self.entrances[1:], self.up, strict=True), start=1
+        ):
+            x = _resized(up(x), earlier.shape[2:]) + enter(earlier)
+            if number < len(self.up):
+                x = self.norms[number](x)
+            x = functional.relu(x)
+        logits = self.mask(x)
+        if self.bands:
+            logits = logits.mean(2)[:, None]
+        return _resized(logits, shape)[:, 0]
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(width, max(1, width // _CHANNELS_OF_A_GROUP)), width)
+
+
+def _resized(maps: Tensor, shape: Sequence[int]) -> Tensor:
+    """Maps (B, C, H, W) at another size, by linear interpolation between the centres of cells."""
+    if tuple(maps.shape[2:]) == tuple(shape):
+        return maps
+    return functional.interpolate(maps, tuple(shape), mode="bilinear", align_corners=False)

@@ -1,0 +1,412 @@
+"""L-MAC as a fitted explainer: the published method, and what makes it work on little data and at any budget."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Self, get_args
+
+import torch
+from torch import Tensor
+
+from earwitness.audio.files import write_audio
+from earwitness.audio.masking import apply_gain, mask_to_gain
+from earwitness.batching import load_batch
+from earwitness.classifier import AudioClassifier
+from earwitness.clips import Batch, Dataset
+from earwitness.errors import CheckpointError, ConfigurationError, ExplanationError, nearest
+from earwitness.explanation import SCALES, Explanation, Mask, Scale
+from earwitness.fitting import Workspace
+from earwitness.protocols import Progress
+from earwitness.random import Random, stream_seed
+from earwitness_plugins.hidden_maps import check_layer_names, deepest_layers, hidden_maps
+from earwitness_plugins.lmac.curves import collapse
+from earwitness_plugins.lmac.decoder import MaskDecoder
+from earwitness_plugins.lmac.fitted import FittedDecoder
+from earwitness_plugins.lmac.guidance import Guidance, GuidanceLoss
+from earwitness_plugins.lmac.masks import MaskKind, answer, on_stft
+from earwitness_plugins.lmac.material import Material
+from earwitness_plugins.lmac.noise import find_noise
+from earwitness_plugins.lmac.objective import Objective, OutLoss
+from earwitness_plugins.lmac.passages import MaskDomain, coarse_grid
+from earwitness_plugins.lmac.training import Recipe, Training, fresh
+
+N_LAYERS = 4
+_CLIPS_FOR_SCALES = 8
+
+
+class LMAC:
+    """A mask from a decoder that was trained to keep what convinces the classifier, and to leave nothing that does.
+
+    It explains the classifier's decision, which it was trained on: for another class there is no other mask.
+
+    Parameters
+    ----------
+    layers : list of str, optional
+        Dotted names of hidden layers with a map over time. Default: the last activated maps of the four deepest
+        resolutions.
+    width : int
+        Channels of the decoder at the deepest map, half as many at each earlier one.
+    domain : {"stft", "features"}
+        Whether the mask acts on the listening STFT, or on the bands of the classifier's front end while it is trained.
+    scale : {"magnitude", "log1p"}
+        A mask is a gain, as in the paper, or an exponent, as in its code.
+    binarize : bool
+        Make the mask binary at one half, with a straight-through gradient.
+    out_loss : {"bounded", "published"}
+        See :mod:`earwitness_plugins.lmac.objective`.
+    in_weight, out_weight, sparsity, tv : float
+        λ_in, λ_out, λ_s and λ_tv.
+    steps, batch_size, learning_rate
+        Of Adam, whose learning rate falls to 0 along a cosine.
+    budget_share : float, in [0, 1]
+        Share of training clips whose mask is warped to a random share of the recording's energy (0.1 to 0.9) before it
+        is judged. With 1 a mask is nothing but a ranking; its own level is then that at which half of the energy is
+        kept.
+    noise : str, optional
+        Noise in the training clips: ``"white"``, ``"pink"``, ``"brown"``, or a folder of recordings.
+    noise_snr_db : float
+    finetune_steps : int
+        Steps of a second stage, with guidance to what is loud in the clean clip.
+    guidance_weight, guidance_loss, least_cosine
+        λ_g, ``"bce"`` or ``"norm"``, and CCT; see :class:`~earwitness_plugins.lmac.guidance.Guidance`.
+    examples : int
+        So many clips are made audible at each look at validation, in ``examples`` in the fit's folder.
+    memory_mb : float
+        For what is computed of the clips once.
+
+    Raises
+    ------
+    ConfigurationError
+        A parameter is not valid; or, while fitting, there is no clip with anything to hear, or a mask over features of
+        a classifier that has none.
+
+    Notes
+    -----
+    Of the decoders of all looks at validation (every 250 steps), the one with the highest mean of AI, AG and FF on the
+    validation clips is kept; without validation clips, that of the last step. After fine-tuning it is always the last.
+
+    Diagnostics: ``collapsed``, 1 where a mask is all-zero, all-one or constant; and ``is_decision``, 0 where the
+    target is not what the classifier decides, and so not what is explained.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[str] | None = None,
+        width: int = 256,
+        domain: MaskDomain = "stft",
+        scale: Scale = "magnitude",
+        binarize: bool = False,
+        out_loss: OutLoss = "bounded",
+        in_weight: float = 8.0,
+        out_weight: float = 2.0,
+        sparsity: float = 4.0,
+        tv: float = 0.0,
+        steps: int = 3000,
+        batch_size: int = 16,
+        learning_rate: float = 1e-3,
+        budget_share: float = 0.0,
+        noise: str | None = None,
+        noise_snr_db: float = 10.0,
+        finetune_steps: int = 0,
+        guidance_weight: float = 4.0,
+        guidance_loss: GuidanceLoss = "bce",
+        least_cosine: float = 0.6,
+        examples: int = 0,
+        memory_mb: float = 2048.0,
+    ) -> None:
+        _check_choice("domain", domain, get_args(MaskDomain))
+        _check_choice("scale", scale, SCALES)
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+            raise ConfigurationError(f"width is a whole number of 1 or more, got {width!r}.")
+        if isinstance(examples, bool) or not isinstance(examples, int) or examples < 0 or not memory_mb >= 0:
+            raise ConfigurationError(f"examples and memory_mb are not negative, got {examples!r} and {memory_mb!r}.")
+        if binarize and budget_share:
+            raise ConfigurationError("A binary mask has no warp: choose binarize or budget_share, not both.")
+        if not -100 <= noise_snr_db <= 100:
+            raise ConfigurationError(f"noise_snr_db is a number of decibels, got {noise_snr_db!r}.")
+        self.layers = check_layer_names(layers)
+        self.width = width
+        self.kind = MaskKind(domain=domain, scale=scale, binarize=bool(binarize))
+        self.objective = Objective(
+            in_weight=in_weight, out_weight=out_weight, sparsity=sparsity, tv=tv, out_loss=out_loss
+        )
+        self.guidance = Guidance(weight=guidance_weight, loss=guidance_loss, least_cosine=least_cosine)
+        self.recipe = Recipe(
+            steps=steps,
+            finetune_steps=finetune_steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            budget_share=budget_share,
+        )
+        self.noise = noise
+        self.noise_snr_db = noise_snr_db
+        self.examples = examples
+        self.memory_mb = memory_mb
+        self._fitted: FittedDecoder | None = None
+
+    @property
+    def fitted(self) -> FittedDecoder:
+        """The decoder.
+
+        Raises
+        ------
+        ExplanationError
+            There is none yet.
+        """
+        if self._fitted is None:
+            raise ExplanationError(
+                "lmac must be fitted first: earwitness fit lmac --classifier … --dataset … --out FOLDER, then "
+                "--checkpoint FOLDER."
+            )
+        return self._fitted
+
+    def fit(
+        self,
+        classifier: AudioClassifier,
+        train: Dataset,
+        *,
+        validation: Dataset | None,
+        random: int,
+        workspace: Workspace,
+        progress: Progress,
+    ) -> None:
+        """Train the decoder; see :class:`earwitness.protocols.Fittable`.
+
+        Raises
+        ------
+        ConfigurationError
+            Every training clip is silent, there is no such noise, or a mask over features was asked for of a classifier
+            without a log-mel front end.
+        ClassifierError, NotApplicableError
+            See :func:`~earwitness_plugins.hidden_maps.hidden_maps`: a layer is missing, or has no spatial shape.
+        ExplanationError
+            The training diverged.
+        """
+        noise = find_noise(self.noise)
+        layers = self._chosen_layers(classifier, train)
+        passages = functools.cache(functools.partial(self.kind.passage, classifier))
+        material = Material(
+            classifier,
+            layers,
+            passages,
+            train,
+            seed=random,
+            noise=None if noise is None else (noise, self.noise_snr_db),
+        )
+        held_out = None if validation is None else Material(classifier, layers, passages, validation, seed=random)
+        self._prepare([material] if held_out is None else [material, held_out], progress)
+        if not len(material):
+            raise ConfigurationError(f"All {len(train)} training clips are silent: there is nothing to hear in them.")
+        held_out = held_out if held_out is not None and len(held_out) else None
+        decoder = self._decoder(classifier, material, seed=random).to(classifier.device)
+        training = Training(
+            classifier,
+            decoder,
+            kind=self.kind,
+            objective=self.objective,
+            guidance=self.guidance,
+            recipe=self.recipe,
+        )
+        make_audible = functools.partial(self._write_examples, classifier, held_out or material, workspace)
+        found = training.run(
+            material, held_out, seed=random, workspace=workspace, progress=progress, on_look=make_audible
+        )
+        self._fitted = FittedDecoder(fresh(decoder, found.kept), layers, found.kept_step, found.curves)
+
+    def state(self) -> Mapping[str, Tensor]:
+        """See :meth:`FittedDecoder.tensors`; training curves included."""
+        if self._fitted is None:
+            raise CheckpointError("lmac has not been fitted.")
+        return self._fitted.tensors()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> Self:
+        """Take up a fitted decoder.
+
+        Raises
+        ------
+        CheckpointError
+            It is of another width, or listens to other layers, than this explainer was asked for.
+        """
+        fitted = FittedDecoder.of_tensors(state)
+        width = fitted.decoder.deepest.in_channels
+        if width != MaskDecoder([1], self.width).deepest.in_channels:
+            raise CheckpointError(f"This decoder was fitted with width {width}, not {self.width}. Fit again.")
+        if self.layers is not None and set(self.layers) != set(fitted.layers):
+            raise CheckpointError(
+                f"This decoder listens to {', '.join(fitted.layers)}, not to {', '.join(self.layers)}. Fit again."
+            )
+        self._fitted = fitted
+        return self
+
+    @torch.no_grad()
+    def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
+        """See :class:`earwitness.protocols.Explainer`.
+
+        Raises
+        ------
+        ExplanationError
+            It has not been fitted.
+        ClassifierError, CheckpointError
+            The classifier does not have the layers, or other channels there.
+        """
+        n_samples = batch.waveforms.shape[1]
+        mask, decision = self._mask(classifier, batch.waveforms, self.fitted)
+        spread = mask.flatten(1)
+        flat = [bool(collapse(float(row.mean()), float(row.std()))) for row in spread]
+        if self.kind.domain == "stft":
+            mask = on_stft(mask, classifier, n_samples)
+        return Explanation(
+            target,
+            mask=Mask(mask.clamp(0, 1), self.kind.domain, self.kind.scale),
+            diagnostics={
+                "collapsed": torch.tensor(flat, dtype=torch.float32, device=mask.device),
+                "is_decision": (decision == target).float(),
+            },
+        )
+
+    def _mask(self, classifier: AudioClassifier, waveforms: Tensor, fitted: FittedDecoder) -> tuple[Tensor, Tensor]:
+        """Masks where their passage uses them, and the decisions (B,) that they explain."""
+        passage = self.kind.passage(classifier, waveforms.shape[1])
+        hidden = hidden_maps(classifier, classifier.features(waveforms), fitted.layers)
+        decision = hidden.logits.argmax(1)
+        logits = answer(fitted.decoder.to(waveforms.device), hidden.maps, classifier, waveforms.shape[1])
+        if self.recipe.budget_share < 1:
+            return self.kind.mask(logits, passage), decision
+        # A mask that was only ever judged at budgets has no level of its own.
+        budget = torch.full((len(decision),), 0.5, device=logits.device)
+        return self.kind.mask(logits, passage, passage.analysed(waveforms), budget), decision
+
+    def _chosen_layers(self, classifier: AudioClassifier, train: Dataset) -> tuple[str, ...]:
+        """The layers, in the order in which they run."""
+        batch = load_batch(train, [0], classifier.rate, device=classifier.device)
+        with torch.no_grad():
+            features = classifier.features(batch.waveforms)
+            if self.layers is None:
+                return deepest_layers(classifier, features, N_LAYERS)
+            with classifier.taps(self.layers) as taps:
+                classifier.logits_of_features(features)
+                order = tuple(taps)
+        hidden_maps(classifier, features, self.layers)  # says what is wrong with a layer
+        return order
+
+    def _prepare(self, materials: Sequence[Material], progress: Progress) -> None:
+        """Listen to all clips, and share the memory between data sets by their size."""
+        total, done = sum(len(material.dataset) for material in materials), 0
+        for material in materials:
+            for index in range(len(material.dataset)):
+                material.prepare(index, self.memory_mb * len(material.dataset) / total)
+                done += 1
+                silent = sum(len(each.silent) for each in materials)
+                progress(done, total, f"listening to the clips{f', {silent} silent ones left out' if silent else ''}")
+
+    def _decoder(self, classifier: AudioClassifier, material: Material, *, seed: int) -> MaskDecoder:
+        indices = material.chunks(_CLIPS_FOR_SCALES)[0]
+        rows = material.rows(indices)
+        n_samples = material.clean(indices).waveforms.shape[1]
+        has_rows = any(maps.shape[2] > 1 for maps in rows.maps)
+        bands = 0 if has_rows else coarse_grid(classifier, n_samples).shape[0]
+        decoder = MaskDecoder([maps.shape[1] for maps in rows.maps], self.width, bands=bands)
+        decoder.initialise(rows.maps, seed=stream_seed(seed, "decoder"))
+        return decoder
+
+    @torch.no_grad()
+    def _write_examples(
+        self, classifier: AudioClassifier, material: Material, workspace: Workspace, decoder: MaskDecoder, step: int
+    ) -> None:
+        """What is heard of the first few clips, after so many steps."""
+        folder = workspace.folder / "examples"
+        for index in [index for chunk in material.chunks(1) for index in chunk][: self.examples]:
+            folder.mkdir(parents=True, exist_ok=True)
+            batch, rows = material.clean([index]), material.rows([index])
+            n_samples, listening = batch.waveforms.shape[1], classifier.listening
+            logits = answer(decoder, rows.maps, classifier, n_samples)
+            mask = self.kind.mask(logits, self.kind.passage(classifier, n_samples))
+            spectrum = listening.forward(batch.waveforms)
+            gain = mask_to_gain(on_stft(mask, classifier, n_samples), spectrum.abs(), self.kind.scale)
+            heard = listening.inverse(apply_gain(gain, spectrum), n_samples)[0]
+            name = re.sub(r"[^\w.-]+", "_", batch.clip_ids[0])
+            write_audio(folder / f"{name}-step{step:05d}.wav", heard, batch.rate)
+
+
+def lmac_paper(
+    *,
+    layers: Sequence[str] | None = None,
+    width: int = 256,
+    domain: MaskDomain = "stft",
+    scale: Scale = "magnitude",
+    steps: int = 3000,
+    learning_rate: float = 2e-4,
+    noise: str | None = None,
+    noise_snr_db: float = 0.0,
+    finetune_steps: int = 0,
+    guidance_weight: float = 4.0,
+    least_cosine: float = 0.6,
+    examples: int = 0,
+) -> LMAC:
+    """L-MAC with the published objective: λ_in 4, λ_out 0.2 of an unbounded cross-entropy, λ_s 6.4, Adam from 2e-4.
+
+    The published decoder has 237 million parameters, a width of 2048 in every stage over CNN14's maps; what is kept of
+    it here is its loss, so ``width`` is as for the default. Its learning rate is halved on plateaus where this one
+    falls along a cosine. ``scale="log1p"`` is what its code does. For the other parameters, see :class:`LMAC`.
+    """
+    return LMAC(
+        layers=layers,
+        width=width,
+        domain=domain,
+        scale=scale,
+        out_loss="published",
+        in_weight=4.0,
+        out_weight=0.2,
+        sparsity=6.4,
+        steps=steps,
+        learning_rate=learning_rate,
+        noise=noise,
+        noise_snr_db=noise_snr_db,
+        finetune_steps=finetune_steps,
+        guidance_weight=guidance_weight,
+        least_cosine=least_cosine,
+        examples=examples,
+    )
+
+
+def lmac_budget(
+    *,
+    layers: Sequence[str] | None = None,
+    width: int = 256,
+    in_weight: float = 4.0,
+    out_weight: float = 4.0,
+    steps: int = 3000,
+    batch_size: int = 16,
+    learning_rate: float = 1e-3,
+    noise: str | None = None,
+    noise_snr_db: float = 10.0,
+    examples: int = 0,
+) -> LMAC:
+    """L-MAC trained to rank: every mask is warped to a random share of the recording's energy before it is judged.
+
+    That is how maps are compared at equal budgets (see :mod:`earwitness_plugins.lmac.budget`), so there is one map for
+    all budgets, and nothing to condition a decoder on. Sparsity has no place: the energy is given. For the parameters,
+    see :class:`LMAC`.
+    """
+    return LMAC(
+        layers=layers,
+        width=width,
+        in_weight=in_weight,
+        out_weight=out_weight,
+        sparsity=0.0,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        budget_share=1.0,
+        noise=noise,
+        noise_snr_db=noise_snr_db,
+        examples=examples,
+    )
+
+
+def _check_choice(name: str, given: str, choices: Sequence[str]) -> None:
+    if given not in choices:
+        raise ConfigurationError(f"There is no {name} {given!r}. {nearest(str(given), choices)}")

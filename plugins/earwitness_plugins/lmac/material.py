@@ -1,0 +1,161 @@
+"""What the decoder is trained on: of each clip, all that does not change from step to step.
+
+The classifier is frozen, so its hidden maps, its decision, and what a passage needs of a clip are computed once, and
+kept as far as the memory allows. Only clips that get new noise each time are heard anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from earwitness.audio.files import is_constant
+from earwitness.batching import plan_chunks
+from earwitness.classifier import AudioClassifier
+from earwitness.clips import Batch, Clip, Dataset
+from earwitness.random import Random, stream_seed
+from earwitness_plugins.hidden_maps import hidden_maps
+from earwitness_plugins.lmac.noise import Noise, with_noise
+from earwitness_plugins.lmac.passages import Passage
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Clips of one length.
+
+    Attributes
+    ----------
+    maps : tuple of Tensor (B, C, H, W), float32
+        Hidden maps.
+    clips : Tensor (B, …)
+        As the passage analysed them.
+    decision : Tensor (B,), int64
+        What the classifier decides on the whole recording.
+    probability : Tensor (B,), float32
+        Of that.
+    """
+
+    maps: tuple[Tensor, ...]
+    clips: Tensor
+    decision: Tensor
+    probability: Tensor
+
+    def __len__(self) -> int:
+        return len(self.decision)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them."""
+        return (*self.maps, self.clips, self.decision, self.probability)
+
+    @classmethod
+    def joined(cls, rows: Sequence[Rows]) -> Rows:
+        """Several, one after the other."""
+        *maps, clips, decision, probability = (torch.cat(each) for each in zip(*(r.tensors for r in rows), strict=True))
+        return cls(tuple(maps), clips, decision, probability)
+
+
+@torch.no_grad()
+def listen(classifier: AudioClassifier, layers: Sequence[str], passage: Passage, waveforms: Tensor) -> Rows:
+    """What the classifier has and says of clips (B, T)."""
+    hidden = hidden_maps(classifier, classifier.features(waveforms), layers)
+    probability, decision = classifier.probabilities_of(hidden.logits).max(1)
+    return Rows(hidden.maps, passage.analysed(waveforms), decision, probability)
+
+
+class Material:
+    """The clips of a data set in which there is something to hear.
+
+    Parameters
+    ----------
+    classifier : AudioClassifier
+    layers : sequence of str
+    passages : callable int -> Passage
+        By the clips' length in samples at the classifier's rate.
+    dataset : Dataset
+    seed : int
+        Decides batches and noise.
+    noise : (Noise, float), optional
+        And its signal-to-noise ratio in dB; new noise in each epoch.
+    """
+
+    def __init__(
+        self,
+        classifier: AudioClassifier,
+        layers: Sequence[str],
+        passages: Callable[[int], Passage],
+        dataset: Dataset,
+        *,
+        seed: int,
+        noise: tuple[Noise, float] | None = None,
+    ) -> None:
+        self.classifier = classifier
+        self.layers = tuple(layers)
+        self.passages = passages
+        self.dataset = dataset
+        self.seed = seed
+        self.noise = noise
+        self.silent: list[str] = []
+        self.kept_mb = 0.0
+        self._heard: dict[int, Rows] = {}
+        self._clips: dict[int, Clip] = {}
+        self._audible: list[int] = []
+
+    def prepare(self, index: int, memory_mb: float) -> None:
+        """Look at one clip, and keep what was computed, unless that would take more than this memory in all."""
+        clip = self.dataset[index].resampled(self.classifier.rate)
+        if bool(is_constant(clip.waveform)):
+            self.silent.append(clip.clip_id)
+            return
+        self._audible.append(index)
+        if self.kept_mb < memory_mb:
+            self._clips[index] = replace(clip, sources={})
+            self.kept_mb += clip.waveform.nbytes / 1e6
+        if self.noise is None and self.kept_mb < memory_mb:
+            self._heard[index] = self._listen(self.clean([index]))
+            self.kept_mb += sum(tensor.nbytes for tensor in self._heard[index].tensors) / 1e6
+
+    def __len__(self) -> int:
+        return len(self._audible)
+
+    def chunks(self, size: int, epoch: int | None = None) -> list[tuple[int, ...]]:
+        """Indices of batches of equal length: in order, or shuffled anew for each epoch."""
+        entries = [self.dataset.entries[index] for index in self._audible]
+        if epoch is None:
+            plan = plan_chunks(entries, size)
+        else:
+            plan = plan_chunks(entries, size, seed=stream_seed(self.seed, "order", epoch))
+            generator = torch.Generator().manual_seed(stream_seed(self.seed, "batches", epoch))
+            plan = [plan[place] for place in torch.randperm(len(plan), generator=generator).tolist()]
+        return [tuple(self._audible[place] for place in chunk) for chunk in plan]
+
+    def clean(self, indices: Sequence[int]) -> Batch:
+        """Some clips as they are."""
+        clips = [self._clips.get(index) or self.dataset[index].resampled(self.classifier.rate) for index in indices]
+        return Batch.of(clips, device=self.classifier.device)
+
+    def heard(self, indices: Sequence[int], epoch: int = 0) -> Batch:
+        """Some clips with the noise of an epoch."""
+        batch = self.clean(indices)
+        if self.noise is None:
+            return batch
+        source, snr_db = self.noise
+        random = Random(self.seed, batch.clip_ids)
+        noisy = with_noise(batch.waveforms, source, snr_db, rate=batch.rate, random=random, draw=str(epoch))
+        return Batch(noisy, batch.rate, batch.clips)
+
+    def rows(self, indices: Sequence[int], heard: Batch | None = None) -> Rows:
+        """Some clips of one length, as they are or, where there is noise, as they are :meth:`heard` in an epoch.
+
+        What was not kept is computed clip by clip, as what was kept: convolutions differ in the last bits between
+        batch sizes, and a fit that is resumed must see what it saw before.
+        """
+        if self.noise is not None:
+            return self._listen(self.heard(indices) if heard is None else heard)
+        return Rows.joined([self._heard.get(index) or self._listen(self.clean([index])) for index in indices])
+
+    def _listen(self, batch: Batch) -> Rows:
+        return listen(self.classifier, self.layers, self.passages(batch.waveforms.shape[1]), batch.waveforms)

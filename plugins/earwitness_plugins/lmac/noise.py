@@ -1,0 +1,126 @@
+"""Noise for training clips, from each clip's own random stream: generated, or excerpts of a folder of recordings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from earwitness.audio.files import Recording, open_recording
+from earwitness.clips import resample
+from earwitness.errors import AudioError, ConfigurationError
+from earwitness.random import Random
+from earwitness_plugins.classifiers.augmentation import coloured_noise
+
+GENERATED = {"white": 0.0, "pink": 0.5, "brown": 1.0}
+"""Exponent a of each generated noise, whose amplitude falls as 1/f^a."""
+
+_SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {".aif", ".oga", ".opus"}
+
+
+class Noise(Protocol):
+    """Where noise comes from."""
+
+    def __call__(self, n_samples: int, rate: int, generator: torch.Generator) -> Tensor:
+        """Noise of ``n_samples`` at ``rate`` Hz: Tensor (T,), float32, of any level, perhaps silent."""
+        ...
+
+
+@dataclass(frozen=True)
+class GeneratedNoise:
+    """Gaussian noise whose amplitude falls as 1/f^slope."""
+
+    slope: float
+
+    def __call__(self, n_samples: int, rate: int, generator: torch.Generator) -> Tensor:
+        """See :class:`Noise`."""
+        return coloured_noise(torch.tensor([self.slope]), n_samples, generator)[0]
+
+
+@dataclass(frozen=True)
+class NoiseFolder:
+    """Random excerpts of recordings, at whatever rate they are: resampled, channels averaged, repeated if too short."""
+
+    recordings: tuple[Recording, ...]
+
+    def __call__(self, n_samples: int, rate: int, generator: torch.Generator) -> Tensor:
+        """See :class:`Noise`."""
+        recording = self.recordings[int(torch.randint(len(self.recordings), (), generator=generator))]
+        wanted = -(-n_samples * recording.rate // rate)
+        start = int(torch.randint(max(1, recording.n_frames - wanted + 1), (), generator=generator))
+        try:
+            with soundfile.SoundFile(recording.path) as file:
+                file.seek(start)
+                samples = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise AudioError(
+                f"{recording.path} cannot be decoded at sample {start}. Remove it from the noise."
+            ) from error
+        if not len(samples) or not np.isfinite(samples).all():
+            raise AudioError(f"{recording.path} is empty or not finite at sample {start}. Remove it from the noise.")
+        excerpt = resample(torch.from_numpy(np.resize(samples, wanted)), recording.rate, rate)
+        return torch.from_numpy(np.resize(excerpt.numpy(), n_samples))
+
+
+def find_noise(name: str | None) -> Noise | None:
+    """A noise by name, or a folder.
+
+    Raises
+    ------
+    ConfigurationError
+        There is neither such a noise nor such a folder, or the folder has no recording that can be opened, or only
+        silent ones.
+    """
+    if name is None:
+        return None
+    if name in GENERATED:
+        return GeneratedNoise(GENERATED[name])
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ConfigurationError(f"noise must be one of {', '.join(GENERATED)}, or a folder; there is no {name!r}.")
+    found, problems = [], []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES):
+        try:
+            recording = open_recording(path)
+            if recording.is_constant():
+                raise AudioError(f"{path} is silent.")
+            found.append(recording)
+        except AudioError as error:
+            problems.append(str(error))
+    if not found:
+        reason = " ".join(problems[:3]) or "It has no sound file."
+        raise ConfigurationError(f"The folder {name} has no recording to take noise from. {reason}")
+    return NoiseFolder(tuple(found))
+
+
+def with_noise(waveforms: Tensor, noise: Noise, snr_db: float, *, rate: int, random: Random, draw: str) -> Tensor:
+    """Add noise at a ratio of energies; where the sum exceeds 1, all of it is scaled down by its peak.
+
+    Parameters
+    ----------
+    waveforms : Tensor (B, T), float32
+    noise : Noise
+    snr_db : float
+        10 log10 of the clip's energy over the noise's.
+    rate : int
+        In Hz.
+    random : Random
+        Of the rows.
+    draw : str
+        The name of the draw; the same name gives the same noise again.
+
+    Returns
+    -------
+    Tensor (B, T), float32
+        Silent noise adds nothing.
+    """
+    drawn = [noise(waveforms.shape[1], rate, generator) for generator in random.generators(f"noise {draw}")]
+    added = torch.stack(drawn).to(waveforms)
+    level, own = (each.square().sum(1, keepdim=True).sqrt() for each in (waveforms, added))
+    noisy = waveforms + added * (level * 10 ** (-snr_db / 20) / torch.where(own > 0, own, torch.inf))
+    return noisy / noisy.abs().amax(1, keepdim=True).clamp_min(1)

@@ -1,0 +1,284 @@
+"""From a mask to what the classifier hears of it, differentiable and as cheap as it can be made.
+
+The decoder's mask lies on a coarse grid: the classifier's own feature grid, or mel bands for networks that eat samples.
+A passage leads it to features, and says what the mask keeps:
+
+- :class:`BandPassage`: where the mask is a gain on the listening STFT, lifted by a fixed interpolation, and the front
+  end sums bins in bands, all that is needed of a clip's STFT are a few coefficients for each *band*: no tensor of the
+  STFT's size is ever masked. The result is that of :class:`SpectrumPassage`, to rounding.
+- :class:`SpectrumPassage`: the ``spectrogram`` route in full, for masks that are exponents or binary.
+- :class:`WaveformPassage`: sound and back, for classifiers whose STFT is not the listening one.
+
+B rows, F bins and N frames of the listening STFT, M bands and N' frames of the coarse grid.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter
+from itertools import combinations_with_replacement
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from earwitness.audio.front_end import LogMel
+from earwitness.audio.lifting import lift_mask, lower_relevance
+from earwitness.audio.masking import apply_gain, mask_to_gain
+from earwitness.audio.mel import MelBands
+from earwitness.audio.stft import ListeningSTFT
+from earwitness.classifier import AudioClassifier
+from earwitness.errors import ConfigurationError
+from earwitness.explanation import Scale
+from earwitness.grid import Grid
+
+MaskDomain = Literal["stft", "features"]
+
+_BANDS_OF_SAMPLES = 64
+
+
+class Passage(Protocol):
+    """How masks of clips of one length reach a classifier."""
+
+    def analysed(self, waveforms: Tensor) -> Tensor:
+        """What is needed of clips (B, T), once and for all: Tensor (B, …)."""
+        ...
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """A coarse mask (B, M, N') on the grid where it is used."""
+        ...
+
+    def energy(self, clips: Tensor) -> Tensor:
+        """Energy of the clips beneath the spread mask, of :meth:`analysed` clips; not negative."""
+        ...
+
+    def features(self, mask: Tensor, clips: Tensor) -> Tensor:
+        """What the classifier gets of :meth:`analysed` clips under a spread mask: Tensor (B, 1, M, N')."""
+        ...
+
+    def extent(self, mask: Tensor) -> Tensor:
+        """Mean of a spread mask over the bins of the listening STFT, or over features: Tensor (B,)."""
+        ...
+
+
+def coarse_grid(classifier: AudioClassifier, n_samples: int) -> Grid:
+    """The grid on which the decoder answers: that of the features, or mel bands at the listening STFT's frames."""
+    own = classifier.feature_grid(n_samples)
+    return _mel_grid(classifier.listening, n_samples) if own is None else own
+
+
+@functools.lru_cache(maxsize=32)
+def _mel_grid(listening: ListeningSTFT, n_samples: int) -> Grid:
+    bands, fine = MelBands(_BANDS_OF_SAMPLES), listening.grid(n_samples)
+    filters = bands.filters(listening.n_fft, listening.rate).double()
+    return Grid(bands.centres_hz(listening.rate), fine.times_s, filters, fine.frequencies_hz, fine.reach_s)
+
+
+def passage_of(
+    classifier: AudioClassifier, n_samples: int, *, domain: MaskDomain, scale: Scale, binarize: bool
+) -> Passage:
+    """The cheapest passage that is exact.
+
+    Parameters
+    ----------
+    classifier : AudioClassifier
+    n_samples : int
+        Of the clips.
+    domain : {"stft", "features"}
+        Where the mask is a gain: on the listening STFT, or on the bands of the front end.
+    scale : {"magnitude", "log1p"}
+    binarize : bool
+        Whether the spread mask will be binary.
+
+    Raises
+    ------
+    ConfigurationError
+        A mask over features was asked for, and the classifier's features are no log-mel spectrogram.
+    """
+    listening, front_end = classifier.listening, classifier.front_end
+    if domain == "features":
+        if not isinstance(front_end, LogMel):
+            raise ConfigurationError(
+                f"A mask over features needs a log-mel front end; {classifier.name} has {type(front_end).__name__}. "
+                "Use domain='stft'."
+            )
+        return FeaturePassage(classifier, n_samples, scale)
+    if not front_end.shares_stft(n_fft=listening.n_fft, hop_length=listening.hop_length, rate=listening.rate):
+        return WaveformPassage(classifier, n_samples, scale)
+    if isinstance(front_end, LogMel) and scale == "magnitude" and not binarize:
+        return BandPassage(classifier, n_samples)
+    return SpectrumPassage(classifier, n_samples, scale)
+
+
+class BandPassage:
+    """Gains over bands, lifted to the listening STFT, without ever touching it.
+
+    With the lifted gain Σ_j A_jf m_jt, band k of the features is Σ_f K_kf (Σ_j A_jf m_jt |S_ft|)^p for a magnitude
+    (p = 1) or a power (p = 2). A is zero but for bands that overlap k, so that is a sum over the few j next to k, of
+    m_jt (or of m_jt m_j't) times Σ_f K_kf A_jf (A_j'f) |S_ft|^p, which does not depend on the mask.
+    """
+
+    def __init__(self, classifier: AudioClassifier, n_samples: int) -> None:
+        assert isinstance(classifier.front_end, LogMel)
+        self.front_end = classifier.front_end
+        self.listening = classifier.listening
+        self.coarse, self.fine = coarse_grid(classifier, n_samples), self.listening.grid(n_samples)
+        filters = self.front_end.filters
+        self._averages = _averages(classifier).to(filters)
+        overlap = (filters @ self._averages.T).cpu()
+        apart = sorted(set((overlap > 0).nonzero().diff(dim=1).flatten().tolist()))
+        self._terms = list(combinations_with_replacement(apart, self.front_end.power))
+
+    def analysed(self, waveforms: Tensor) -> Tensor:
+        """See :class:`Passage`: one coefficient map for each term, and the energy, (B, terms + 1, M, N')."""
+        magnitude = self.listening.forward(waveforms).abs()
+        heard = magnitude[:, :, : self.coarse.shape[1]] ** self.front_end.power
+        maps = [self._weights(term) @ heard for term in self._terms]
+        return torch.stack([*maps, lower_relevance(magnitude.square(), self.fine, self.coarse)], dim=1)
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """See :class:`Passage`: the mask itself."""
+        return mask
+
+    def energy(self, clips: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        return clips[:, -1]
+
+    def features(self, mask: Tensor, clips: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        moved = {step: _shifted(mask, step) for step in {step for term in self._terms for step in term}}
+        bands = sum(
+            clips[:, number] * math.prod([moved[step] for step in term[1:]], start=moved[term[0]])
+            for number, term in enumerate(self._terms)
+        )
+        assert isinstance(bands, Tensor)
+        return self.front_end.compression.apply(bands)[:, None]
+
+    def extent(self, mask: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        return (self._averages.mean(1)[None, :, None] * mask).sum(1).mean(1)
+
+    def _weights(self, term: tuple[int, ...]) -> Tensor:
+        """Σ over the orders of a term of K_kf Π A_(k+step)f: Tensor (M, F)."""
+        orders = math.factorial(len(term)) // math.prod(math.factorial(n) for n in Counter(term).values())
+        return math.prod(
+            [_shifted(self._averages[None], step)[0] for step in term], start=orders * self.front_end.filters
+        )
+
+
+class FeaturePassage:
+    """Gains over the bands of the front end: the mask acts on the mel spectrogram, as in the published mel variant."""
+
+    def __init__(self, classifier: AudioClassifier, n_samples: int, scale: Scale) -> None:
+        assert isinstance(classifier.front_end, LogMel)
+        self.front_end = classifier.front_end
+        self.listening = classifier.listening
+        self.scale: Scale = scale
+        self.coarse, self.fine = coarse_grid(classifier, n_samples), self.listening.grid(n_samples)
+
+    def analysed(self, waveforms: Tensor) -> Tensor:
+        """See :class:`Passage`: the mel spectrogram as a magnitude, and the energy of the STFT, (B, 2, M, N')."""
+        mel = self.front_end.decompress(self.front_end(waveforms))[:, 0] ** (1 / self.front_end.power)
+        energy = self.listening.forward(waveforms).abs().square()
+        return torch.stack([mel, lower_relevance(energy, self.fine, self.coarse)], dim=1)
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """See :class:`Passage`: the mask itself."""
+        return mask
+
+    def energy(self, clips: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        return clips[:, 1]
+
+    def features(self, mask: Tensor, clips: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        mel = clips[:, 0]
+        passed = (mask_to_gain(mask, mel, self.scale) * mel) ** self.front_end.power
+        return self.front_end.compression.apply(passed)[:, None]
+
+    def extent(self, mask: Tensor) -> Tensor:
+        """See :class:`Passage`: over features."""
+        return mask.mean((1, 2))
+
+
+class SpectrumPassage:
+    """Masks on the listening STFT, straight to the classifier's features."""
+
+    def __init__(self, classifier: AudioClassifier, n_samples: int, scale: Scale) -> None:
+        self.classifier = classifier
+        self.scale: Scale = scale
+        self.n_frames = coarse_grid(classifier, n_samples).shape[1]
+        self.coarse, self.fine = coarse_grid(classifier, n_samples), classifier.listening.grid(n_samples)
+
+    def analysed(self, waveforms: Tensor) -> Tensor:
+        """See :class:`Passage`: |S|, (B, F, N)."""
+        return self.classifier.listening.forward(waveforms).abs()
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """See :class:`Passage`: (B, F, N)."""
+        return lift_mask(mask, self.coarse, self.fine)
+
+    def energy(self, clips: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        return clips.square()
+
+    def features(self, mask: Tensor, clips: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        passed = (mask_to_gain(mask, clips, self.scale) * clips)[:, :, : self.n_frames]
+        return self.classifier.front_end.from_stft(torch.complex(passed, torch.zeros_like(passed)))
+
+    def extent(self, mask: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        return mask.mean((1, 2))
+
+
+class WaveformPassage:
+    """Masks on the listening STFT, made audible, and heard by the classifier through its whole front end."""
+
+    def __init__(self, classifier: AudioClassifier, n_samples: int, scale: Scale) -> None:
+        self.classifier = classifier
+        self.scale: Scale = scale
+        self.n_samples = n_samples
+        self.coarse, self.fine = coarse_grid(classifier, n_samples), classifier.listening.grid(n_samples)
+
+    def analysed(self, waveforms: Tensor) -> Tensor:
+        """See :class:`Passage`: S, (B, F, N), complex."""
+        return self.classifier.listening.forward(waveforms)
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """See :class:`Passage`: (B, F, N)."""
+        return lift_mask(mask, self.coarse, self.fine)
+
+    def energy(self, clips: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        return torch.view_as_real(clips).square().sum(3)
+
+    def features(self, mask: Tensor, clips: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        gain = mask_to_gain(mask, clips.abs(), self.scale)
+        return self.classifier.features(self.classifier.listening.inverse(apply_gain(gain, clips), self.n_samples))
+
+    def extent(self, mask: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        return mask.mean((1, 2))
+
+
+def _averages(classifier: AudioClassifier) -> Tensor:
+    """What each band contributes to each bin when a mask is lifted: A, Tensor (M, F), float32."""
+    n_samples = max(classifier.min_samples, classifier.listening.n_fft)
+    coarse, fine = coarse_grid(classifier, n_samples), classifier.listening.grid(n_samples)
+    one_band_each = torch.eye(coarse.shape[0])[:, :, None].expand(-1, -1, coarse.shape[1])
+    return lift_mask(one_band_each, coarse, fine)[:, :, 0]
+
+
+def _shifted(mask: Tensor, step: int) -> Tensor:
+    """Row k of the answer is row k + step of (B, M, …), and 0 where there is none."""
+    if step == 0:
+        return mask
+    moved = torch.zeros_like(mask)
+    if step > 0:
+        moved[:, :-step] = mask[:, step:]
+    else:
+        moved[:, -step:] = mask[:, :step]
+    return moved
