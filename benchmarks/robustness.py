@@ -144,7 +144,13 @@ def killed_workers(folder: Path, chance: random.Random, engine: str) -> Row:
     moments = set(chance.sample(range(5, 60), 5))
     summary = run(folder / engine, suite, engine=make_engine(engine, jobs=2), observer=observe)
     deaths = sum(isinstance(event, BrokeOff) for event in told)
-    equal = cells(folder / engine) == cells(folder / "whole")
+    whole, found = cells(folder / "whole"), cells(folder / engine)
+    equal = found == whole
+    for key in () if equal else sorted(whole.keys() | found.keys()):
+        one, other = whole.get(key, {}), found.get(key, {})
+        if one != other:
+            differing = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+            print(f"  {key[:12]} {one.get('title')} {one.get('kind')}: {differing}", file=sys.stderr)
     return Row(f"workers of {engine} killed at work", f"{deaths} died, {len(summary.failed)} cells failed", equal)
 
 

@@ -28,15 +28,18 @@ from earwitness.registry import Origin, Plugin, Registry, installed_plugins, reg
 from earwitness_bench.datasets.toy import Toy
 from earwitness_bench.runner import run_suite
 from earwitness_bench.suite import load_suite, parse_suite
+from handmade import write as write_results
 from sounds import write_sound
 
 ROOT = Path(__file__).parent.parent
-METHODS = ["docs/lrp.md", "docs/drsa.md"]
+METHODS = ["docs/lrp.md", "docs/drsa.md", "docs/l2i.md"]
 DOCUMENTS = [
     *("README.md", "docs/datasets.md", "docs/how-it-works.md", "docs/plugins.md", "docs/running.md", "docs/suites.md"),
+    "docs/statistics.md",
     *METHODS,
     "docs/sparse-nmf.md",
 ]
+SHIFTS = {"integrated-gradients": 0.3, "saliency": 0.0, "noise": -0.2}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 MY_MODELS = """
@@ -257,6 +260,20 @@ def test_the_data_set_of_the_guide_is_read(workplace: Path, capsys: pytest.Captu
             assert language == "toml"
             assert len(dataset_of_suite(tomllib.loads(content)["dataset"])) == 1
     assert "('no', 'yes') [('no/c1d39ce8_nohash_0', 'c1d39ce8', ('no',))]" in capsys.readouterr().out
+
+
+def test_the_blocks_on_statistics_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = {name: {"up": [0.1 * n + shift for n in range(8)], "down": [1.0] * 8} for name, shift in SHIFTS.items()}
+    write_results(workplace / "results", scores)
+    for language, content in blocks("docs/statistics.md"):
+        if language == "python":
+            exec(compile(content, "statistics.md", "exec"), {})
+        else:
+            for line in content.strip().splitlines():
+                run_command(line)
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["0.244, p = 0.010, 8 recordings, 1 clip left out", "1.25", "[1.0, 1.0]"]
+    assert (workplace / "pages" / "leaderboard.tex").exists()
 
 
 def dataset_of_suite(table: dict[str, Any]) -> Any:

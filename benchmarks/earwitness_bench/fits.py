@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from earwitness_bench.isolation import isolated
 from earwitness_bench.monitor import Observer, Passing
 from earwitness_bench.plan import Stage, explainer_parameters
 from earwitness_bench.store import Store
-from earwitness_bench.suite import ExplainerEntry, Suite
+from earwitness_bench.suite import ExplainerEntry, Fit, Reference, Suite
 
 NOT_FITTED = "it has not been fitted yet"
 
@@ -59,14 +60,14 @@ def fit_all(
             continue
         offer = registry.explainer(entry.name)
         parameters = explainer_parameters(suite, entry, offer.spec)
-        train = load_dataset(entry.fit.name, parameters=entry.fit.parameters, plugins=registry)
+        data = _Data.of(entry.fit, registry)
         seed = suite.seed if entry.fit.seed is None else entry.fit.seed
         identity = {
             "environment": env,
             "explainer": [offer.qualified_name, plugin_identity(offer)],  # type: ignore[arg-type]
             "parameters": resolved_parameters(offer.spec, parameters),
             "classifier": stage.classifier.checksum,
-            "train": [[clip.clip_id, clip.labels, clip.fingerprint] for clip in train.entries],
+            **data.identity(),
             "seed": seed,
         }
         folder = store.folder / "fits" / f"{offer.spec.name}-{digest_of(identity)[:16]}"
@@ -77,7 +78,7 @@ def fit_all(
         try:
             completed = entry.model_copy(update={"parameters": parameters})
             with store.alone(folder.name):
-                _fit_or_load(registry, completed, stage, train, folder, seed, report)
+                _fit_or_load(registry, completed, stage, data, folder, seed, report)
         except (ConfigurationError, PluginError, StoreError):
             raise
         except (Exception, SystemExit) as error:
@@ -85,6 +86,29 @@ def fit_all(
         else:
             fitted[entry.title] = folder
     return fitted
+
+
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """What a fit is given."""
+
+    train: Dataset
+    validation: Dataset | None
+
+    @classmethod
+    def of(cls, named: Fit, registry: Registry) -> _Data:
+        def load(reference: Reference) -> Dataset:
+            return load_dataset(reference.name, parameters=reference.parameters, plugins=registry)
+
+        return cls(load(named), None if named.validation is None else load(named.validation))
+
+    def identity(self) -> dict[str, Any]:
+        sets = {"train": self.train, "validation": self.validation}
+        return {
+            name: [[clip.clip_id, clip.labels, clip.fingerprint] for clip in data.entries]
+            for name, data in sets.items()
+            if data is not None
+        }
 
 
 def _found(folder: Path) -> Path | None:
@@ -96,7 +120,7 @@ def _found(folder: Path) -> Path | None:
 
 
 def _fit_or_load(
-    registry: Registry, entry: ExplainerEntry, stage: Stage, train: Dataset, folder: Path, seed: int, report: Progress
+    registry: Registry, entry: ExplainerEntry, stage: Stage, data: _Data, folder: Path, seed: int, report: Progress
 ) -> None:
     """Fit into a folder that is named after all the settings: what does not load from it is damaged."""
     for attempt in range(2):
@@ -106,8 +130,9 @@ def _fit_or_load(
                     registry,
                     entry.name,
                     stage.classifier.to(stage.classifier.device),
-                    train,
+                    data.train,
                     folder,
+                    validation=data.validation,
                     parameters=entry.parameters,
                     seed=seed,
                     progress=report,

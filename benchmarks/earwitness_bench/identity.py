@@ -19,7 +19,7 @@ from earwitness.specs import Spec
 
 LIBRARIES = ("torch", "torchaudio", "captum", "zennit", "quantus", "numpy", "scipy", "librosa", "soxr", "soundfile")
 
-EXPLANATIONS_VERSION = 2
+EXPLANATIONS_VERSION = 3
 """Raise it whenever the benchmark's own part in an explanation changes (packing, shuffling, seeding)."""
 
 

@@ -114,8 +114,9 @@ class Tally:
     def _count(self, outcome: Outcome) -> None:
         title = outcome.title
         self.running[title] -= 1
-        self._left[title] -= 1
-        self.done += self._cells_of_unit
+        if not outcome.unscored:
+            self._left[title] -= 1
+            self.done += self._cells_of_unit
         self.failed += len(outcome.errors)
         if outcome.explained or outcome.scored:
             self._seconds[title] += outcome.seconds

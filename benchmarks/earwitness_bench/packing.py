@@ -48,7 +48,8 @@ def pack(explanation: Explanation) -> tuple[dict[str, Tensor], dict[str, Any]]:
         document["parts"] = {"names": list(explanation.parts.names)}
     for name, values in explanation.diagnostics.items():
         tensors[f"diagnostics.{name}"] = values.detach().float().cpu()
-    return tensors, document
+    # As they are read from a file: sums over another layout in memory have other last bits.
+    return {name: values.contiguous() for name, values in tensors.items()}, document
 
 
 def unpack(

@@ -129,7 +129,7 @@ class _Ledger:
         self.explained += outcome.explained
         self.scored += outcome.scored
         self.cached += outcome.cached
-        self.units += 1
+        self.units += not outcome.unscored
         self.failed.update(dict.fromkeys(outcome.errors))
         self.notes.update(dict.fromkeys(outcome.notes))
 

@@ -47,11 +47,12 @@ class Reference(_Section):
 
 
 class Fit(Reference):
-    """The data that an explainer is fitted to, and the seed of the fit: by default the suite's.
+    """The data that an explainer is fitted to, those that select among its states, and the seed (the suite's, if none).
 
     A suite that asks what a fit owes to chance lists a method once for each seed.
     """
 
+    validation: Reference | None = None
     seed: Annotated[int, Field(strict=True)] | None = None
 
 

@@ -276,6 +276,11 @@ class Worker:
                 score = self._write_score(unit, judge, key, said, time.perf_counter() - started)
                 outcome.scored += 1
                 outcome.broken += "error" in score
+                if "rows_per_call" in score:
+                    outcome.notes.append(
+                        f"{outcome.title} · {judge.reference.name}: {score['rows_per_call']} rows of {len(rows)} were "
+                        "scored at a time, because memory was short"
+                    )
             complete.append(score)
         return complete
 

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,79 +16,7 @@ from earwitness_bench.commands.leaderboard import leaderboard as command
 from earwitness_bench.leaderboard import FORMATS, Counts, Standing, Table, make_tables
 from earwitness_bench.runner import run_suite
 from earwitness_bench.statistics import bootstrap, group_bootstrap
-from earwitness_bench.store import Store
-
-COLUMNS = {
-    "up": {"direction": "higher", "aggregate": "mean", "headline": True},
-    "down": {"direction": "lower", "aggregate": "mean", "headline": True},
-}
-ROWS = 8
-Values = dict[str, dict[str, list[float | None]]]
-
-
-def write(
-    out: Path,
-    values: Values,
-    *,
-    columns: dict[str, dict[str, Any]] | None = None,
-    scopes: dict[str, str] | None = None,
-    identities: dict[str, str] | None = None,
-    failed: tuple[str, ...] = (),
-    absent: tuple[str, ...] = (),
-    degenerate: dict[str, int] | None = None,
-    groups: list[str] | None = None,
-    outcomes: dict[str, list[str]] | None = None,
-) -> Store:
-    """Results of one arena and one metric: ``values[explainer][column]``, one chunk each."""
-    out.mkdir(parents=True, exist_ok=True)
-    store, columns = Store(out, create=True), columns or COLUMNS
-    explainers = []
-    for title, own in values.items():
-        rows = [
-            {
-                "row": f"clip-{n}",
-                "clip_id": f"clip-{n}",
-                "group": (groups or [f"group-{n}" for n in range(ROWS)])[n],
-                "labels": [],
-                "target": "dog",
-                "outcome": "failed: out of luck" if title in failed else "explained",
-                "degenerate": None if title in failed else n < (degenerate or {}).get(title, 0),
-                "diagnostics": {},
-            }
-            for n in range(ROWS)
-        ]
-        said = {"status": "failed", "error": "out of luck"} if title in failed else {"status": "ok"}
-        store.write_cell("explain", f"e-{title}", {**said, "rows": rows})
-        cell = {"columns": own, "outcomes": (outcomes or {}).get(title, ["scored"] * ROWS)}
-        if title not in absent:
-            store.write_cell("score", f"s-{title}", cell)
-        control = (scopes or {}).get(title) == "control"
-        shuffle_of = title.removeprefix("shuffled: ") if title.startswith("shuffled: ") else None
-        explainers.append(
-            {
-                "title": title,
-                "scope": "control" if control or shuffle_of else (scopes or {}).get(title, "post-hoc"),
-                "shuffle_of": shuffle_of,
-                "identity": {"name": (identities or {}).get(title, f"stubs:{title}")},
-                "cells": [{"explain": f"e-{title}", "scores": [f"s-{title}"]}],
-            }
-        )
-    metric = {"name": "stubs:both", "version": 1, "columns": [{"name": n, **c} for n, c in columns.items()]}
-    store.write_plan({"metrics": [metric], "arenas": [{"title": "here", "explainers": explainers}]})
-    return store
-
-
-def constant(up: float | None, down: float | None) -> dict[str, list[float | None]]:
-    return {"up": [up] * ROWS, "down": [down] * ROWS}
-
-
-def table_of(store: Store) -> Table:
-    (table,) = make_tables(store)
-    return table
-
-
-def line_of(table: Table, explainer: str) -> Standing:
-    return next(line for line in table.standings if line.explainer == explainer)
+from handmade import COLUMNS, CONTROLS, ROWS, Values, constant, line_of, table_of, write
 
 
 def test_methods_are_ranked_by_their_mean_rank_in_the_direction_of_each_column(tmp_path: Path) -> None:
@@ -155,8 +82,6 @@ def test_an_aggregate_that_fails_costs_its_column_and_is_named(tmp_path: Path, t
 
 
 # --- above control
-
-CONTROLS = {"noise": "earwitness:uniform-noise", "loud": "earwitness:loudness", "gain": "earwitness:constant-gain"}
 
 
 def duel(out: Path, own: list[float | None], **others: list[float | None]) -> str:
@@ -250,7 +175,7 @@ def test_headline_columns_have_an_interval_over_recordings(tmp_path: Path) -> No
 
 def test_controls_are_corrected_for_their_number(tmp_path: Path) -> None:
     """A difference that one control alone would let pass, four do not."""
-    narrow: list[float | None] = [1.0, 1.0, 1.0, -0.6, 1.0, -0.5, 0.3, 1.0]
+    narrow: list[float | None] = [1.0, 1.0, 1.0, -0.3, 1.0, -0.2, 0.3, 1.0]
     values: Values = {"own": {"up": narrow}, "noise": {"up": [0.0] * ROWS}}
     columns = {"up": COLUMNS["up"]}
     store = write(tmp_path / "one", values, columns=columns, scopes={"noise": "control"}, identities=CONTROLS)
@@ -263,7 +188,7 @@ def test_controls_are_corrected_for_their_number(tmp_path: Path) -> None:
 def test_every_table_marks_what_is_above_control_and_says_who_is_nowhere(tmp_path: Path) -> None:
     columns = {"up": COLUMNS["up"], "beside": {**COLUMNS["up"], "headline": False}}
     columns["unread"] = {**COLUMNS["up"], "headline": False, "direction": "neither"}
-    values = {"own": dict.fromkeys(columns, list(CLEAR)), "noise": dict.fromkeys(columns, [0.0] * ROWS)}
+    values = {"own": {name: list(CLEAR) for name in columns}, "noise": dict.fromkeys(columns, [0.0] * ROWS)}
     values["low"] = dict.fromkeys(columns, [-1.0] * ROWS)
     table = table_of(write(tmp_path, values, columns=columns, scopes={"noise": "control"}, identities=CONTROLS))
     assert line_of(table, "own").above == ("up", "beside")

@@ -201,3 +201,21 @@ def test_a_constant_mask_is_degenerate_whatever_the_relevance_beside_it() -> Non
 def test_silence_is_degenerate() -> None:
     heard = torch.stack([torch.zeros(5), torch.ones(5), noise(5)])
     assert degenerate_rows(Explanation(TARGET, heard=heard)) == [True, False, False]
+
+
+def test_maps_lie_in_memory_as_they_will_when_they_are_read_again() -> None:
+    """Else a score's last bits would depend on whether its map was just made, or kept by a run that was killed."""
+    time_first = torch.rand(2, 7, 5).transpose(1, 2)
+    explanation = Explanation(
+        torch.tensor([0, 1]),
+        relevance=Relevance(time_first, "stft"),
+        mask=Mask(time_first, "stft"),
+        heard=torch.rand(9, 2).T,
+    )
+    assert not time_first.is_contiguous()
+    assert all(values.is_contiguous() for values in pack(explanation)[0].values())
+    fresh = unpack(*pack(explanation))
+    assert fresh.relevance is not None
+    assert fresh.mask is not None
+    assert fresh.relevance.values.is_contiguous()
+    assert fresh.mask.values.is_contiguous()

@@ -26,7 +26,7 @@ def test_demsars_example_of_the_signed_rank_test() -> None:
     assert rank_biserial(differences) == pytest.approx((93 - 12) / 105)
     z = (12 - 14 * 15 / 4) / math.sqrt(14 * 15 * 29 / 24)
     assert z == pytest.approx(-2.54, abs=0.005)
-    assert wilcoxon(differences) == pytest.approx(2 * stats.norm.cdf(z), abs=2e-3)  # SciPy knows of ties as well
+    assert wilcoxon(differences) == pytest.approx(2 * stats.norm.cdf(z), abs=1e-4)  # SciPy knows of ties as well
     assert wilcoxon(differences) < 0.05
 
 
@@ -130,7 +130,8 @@ def test_clips_with_one_score_are_counted_and_left_out() -> None:
     found = compare(Pair(first, second, own.groups))
     rest = compare(Pair(own.first[5:], own.second[5:], own.groups[5:]))
     assert (found.unpaired, found.clips) == (5, 35)
-    assert (found.difference, found.p, found.wilcoxon) == (rest.difference, rest.p, rest.wilcoxon)
+    assert (found.difference, found.p) == pytest.approx((rest.difference, rest.p))
+    assert found.wilcoxon == rest.wilcoxon
 
 
 def test_a_comparison_without_common_clips_says_nothing() -> None:

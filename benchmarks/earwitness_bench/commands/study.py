@@ -24,6 +24,8 @@ def study() -> None:
     \b
     Examples:
       earwitness study cross-class --help
+      earwitness study parts-objects --help
+      earwitness study surrogate --help
     """
 
 
@@ -106,6 +108,162 @@ def cross_class(
     for failure in ran.failed:
         click.echo(f"failed: {failure}", err=True)
     click.echo(f"{ran.computed} cells computed, {ran.found} found, in {seconds:g} s: {out}")
+
+
+@study.command("parts-objects")
+@click.option("--dataset", required=True, metavar="NAME", help="Clips with all objects of their class, sources known.")
+@click.option("--dataset-param", "dataset_params", metavar="NAME=VALUE", multiple=True)
+@click.option(
+    "--fit-param",
+    "fit_params",
+    metavar="NAME=VALUE",
+    multiple=True,
+    required=True,
+    help="What subspaces are fitted to: the same data set with these parameters and no others.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Results folder.")
+@classifier_options
+@click.option("--explainer", default="drsa", show_default=True, metavar="NAME")
+@click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="A parameter of the explainer.")
+@click.option(
+    "--kinds", default="drsa,dsa,random", show_default=True, help="Subspaces; the first is held against the others."
+)
+@click.option("--fits", type=click.IntRange(1), default=3, show_default=True, help="Of each kind, with seeds 0, 1, …")
+@click.option("--chunk-size", type=click.IntRange(1, 256), default=8, show_default=True, help="Clips at once.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+def parts_objects(
+    dataset: str,
+    dataset_params: tuple[str, ...],
+    fit_params: tuple[str, ...],
+    out: Path,
+    classifier: str,
+    classifier_params: tuple[str, ...],
+    weights: str | None,
+    explainer: str,
+    params: tuple[str, ...],
+    kinds: str,
+    fits: int,
+    chunk_size: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Which part is which object, and is it so in every clip?
+
+    Parts are matched to objects one to one, once for each fit, on every other clip, by how much richer they are in an
+    object than the whole map; everything is measured on the clips in between.
+
+    DIR gets parts-objects.json, parts-objects.png and parts-objects.svg.
+
+    \b
+    Example:
+      earwitness study parts-objects --classifier toy-cnn --dataset toy --dataset-param split=test
+          --dataset-param objects=4 --dataset-param clips=200 --fit-param split=train --fit-param clips=400
+          --param layer=features.10 --out parts
+    """
+    from earwitness.loading import load_classifier, load_dataset
+    from earwitness.parameters import parse_assignments
+    from earwitness_bench.studies.parts_objects import Design, run_parts_objects
+
+    plugins = current_registry()
+    chosen = load_classifier(
+        classifier, parameters=classifier_parameters(classifier_params, weights), device=device, plugins=plugins
+    )
+    data = load_dataset(dataset, parameters=parse_assignments(dataset_params), plugins=plugins)
+    train = load_dataset(dataset, parameters=parse_assignments(fit_params), plugins=plugins)
+    design = Design(explainer, parse_assignments(params), tuple(kinds.split(",")), fits, chunk_size)
+    with progress_bar("parts-objects", quiet=as_json) as progress:
+        document, ran = run_parts_objects(
+            design, out, classifier=chosen, train=train, dataset=data, registry=plugins, progress=progress
+        )
+    if as_json:
+        click.echo(json.dumps({"out": str(out), "computed": ran.computed, "found": ran.found, **document}, indent=1))
+        return
+    for kind, found in document["kinds"].items():
+        share, low, high = found["matched_share"]
+        line = (
+            f"{kind:>8}: matched share {share:.3f} [{low:.3f}, {high:.3f}], objects found {found['found']['mean']:.2f}"
+        )
+        if found["first_less_this"]:
+            less, low, high = found["first_less_this"]
+            line += f"; {design.kinds[0]} has {less:+.3f} [{low:+.3f}, {high:+.3f}]"
+        click.echo(line)
+    click.echo(f"{ran.computed} cells computed, {ran.found} found: {out}")
+
+
+@study.command("surrogate")
+@click.option("--explainer", default="l2i", show_default=True, metavar="NAME", help="One that decides on its own.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Its folder, of `earwitness fit`.",
+)
+@click.option("--dataset", required=True, metavar="NAME", help="See `earwitness list datasets`.")
+@click.option("--dataset-param", "dataset_params", metavar="NAME=VALUE", multiple=True, help='Such as "folds=[5]".')
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Results folder.")
+@classifier_options
+@click.option("--chunk-size", type=click.IntRange(1, 256), default=8, show_default=True, help="Clips at once.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+def surrogate(
+    explainer: str,
+    checkpoint: Path,
+    dataset: str,
+    dataset_params: tuple[str, ...],
+    out: Path,
+    classifier: str,
+    classifier_params: tuple[str, ...],
+    weights: str | None,
+    chunk_size: int,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Does a method that decides on its own decide as the classifier does?
+
+    Fidelity (top-1, 3 and 5; for a multilabel classifier AUPRC and the best F1, macro and micro) with intervals, and a
+    figure that lays out the clips by the relevance of their parts, coloured by the classifier's decision.
+
+    DIR gets surrogate.json, surrogate.png and surrogate.svg.
+
+    \b
+    Example:
+      earwitness study surrogate --checkpoint l2i --dataset esc10 --dataset-param "folds=[5]" --out fidelity
+    """
+    from earwitness.loading import load_classifier, load_dataset
+    from earwitness.parameters import parse_assignments
+    from earwitness_bench.studies.surrogate import run_surrogate
+
+    plugins = current_registry()
+    chosen = load_classifier(
+        classifier, parameters=classifier_parameters(classifier_params, weights), device=device, plugins=plugins
+    )
+    data = load_dataset(dataset, parameters=parse_assignments(dataset_params), plugins=plugins)
+    with progress_bar("surrogate", quiet=as_json) as progress:
+        document, ran = run_surrogate(
+            out,
+            explainer=explainer,
+            checkpoint=checkpoint,
+            classifier=chosen,
+            dataset=data,
+            registry=plugins,
+            progress=progress,
+            seed=seed,
+            chunk_size=chunk_size,
+        )
+    if as_json:
+        facts = {"out": str(out), "computed": ran.computed, "found": ran.found, "failed": ran.failed}
+        click.echo(json.dumps({**facts, **document}, indent=1))
+        return
+    for name, found in document["fidelity"].items():
+        value, (low, high) = found["value"], found["interval"]
+        click.echo(f"{name:>14} " + ("–" if value is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"))
+    for failure in ran.failed:
+        click.echo(f"failed: {failure}", err=True)
+    click.echo(f"{document['clips']} clips of {document['recordings']} recordings: {out}")
 
 
 def _table(document: dict[str, Any], scores: dict[str, Any]) -> str:

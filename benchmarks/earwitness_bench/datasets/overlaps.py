@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
-from earwitness.clips import Clip, Entry
+from earwitness.clips import Clip, Entry, Source
 from earwitness.errors import DatasetError
 from earwitness.random import stream_seed
 from earwitness_bench.datasets.mixing import DatasetLike, dataset_of, fitted, norm_of, scaled, sources_of
@@ -76,12 +77,12 @@ class Overlaps:
         entry, members = self.entries[index], self._members[index]
         generator = np.random.default_rng(stream_seed("overlap-levels", self.seed, entry.clip_id))
         levels = 10 ** (generator.uniform(-self.level_db, self.level_db, len(members)) / 20)
-        sources = {}
+        sources: dict[str, Source] = {}
         for number, (member, level) in enumerate(zip(members, levels, strict=True), start=1):
             clip = fitted(self.recordings[member], entry.n_samples)
             sources |= scaled(sources_of(clip, f"recording {number}"), float(level) / norm_of(clip))
-        mixture = sum(source.waveform for source in sources.values())
-        gain = 1 / float(mixture.abs().max())  # type: ignore[union-attr]
+        mixture = torch.stack([source.waveform for source in sources.values()]).sum(0)
+        gain = 1 / float(mixture.abs().max())
         return Clip(gain * mixture, self.rate, entry.clip_id, entry.group, entry.labels, scaled(sources, gain))
 
     def _entry(self, members: Sequence[int]) -> Entry:

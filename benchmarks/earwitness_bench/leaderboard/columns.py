@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from earwitness.specs import load_target
-from earwitness_bench.statistics.bootstrap import Aggregate
 from earwitness_bench.statistics.groups import Floats
+from earwitness_bench.statistics.intervals import Aggregate
 
 Column = dict[str, Any]
 """As in a metric's spec, with ``metric`` and ``version``, and ``title``: the column's name, or ``metric:column`` where

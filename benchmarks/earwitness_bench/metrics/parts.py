@@ -73,13 +73,9 @@ class PartsObjects:
 
     def score(self, explanation: Explanation, context: Context) -> dict[str, Tensor]:
         """See :class:`earwitness.protocols.Metric`. A clip without a labelled sound is not defined."""
-        objects = _labelled_sounds(context)
+        objects = labelled_sounds(context)
         present = objects.amax(2) > objects.amin(2)
-        transform, waveforms = context.scene.listening.forward, context.batch.waveforms
-        spectra = transform(objects.flatten(0, 1))
-        magnitudes = spectra.abs().reshape(*present.shape, *spectra.shape[1:])
-        ideal = formulas.ideal_masks(magnitudes, transform(waveforms - objects.sum(1)).abs())
-        shares = Shares.of(explanation, context, ideal)
+        shares = Shares.of(explanation, context, object_masks(context, objects))
         matched = formulas.match(shares.on, shares.mass > 0, present)
         share = formulas.of_matched(shares.on, matched, 0.0)
         gain = torch.where(matched == formulas.NO_PART, 0.0, share - shares.whole)
@@ -141,7 +137,15 @@ def _improvements(explanation: Explanation, context: Context, objects: Tensor, m
     return found
 
 
-def _labelled_sounds(context: Context) -> Tensor:
+def object_masks(context: Context, objects: Tensor) -> Tensor:
+    """The ideal masks (B, O, F, N) of sounds (B, O, T) in the context's recordings, on the listening STFT."""
+    transform = context.scene.listening.forward
+    spectra = transform(objects.flatten(0, 1)).abs()
+    rest = transform(context.batch.waveforms - objects.sum(1)).abs()
+    return formulas.ideal_masks(spectra.reshape(*objects.shape[:2], *spectra.shape[1:]), rest)
+
+
+def labelled_sounds(context: Context) -> Tensor:
     """The sources of each clip that are evidence for some class: (B, O, T), rows with fewer filled up with silence."""
     batch = context.batch
     if not all(clip.sources for clip in batch.clips):

@@ -120,6 +120,7 @@ def specs() -> Iterator[MetricSpec]:
             paper=_CITATION,
             columns=(Column(name=name, direction=entry.direction),),
             needs=frozenset(needs),
+            attribution_only=entry.category == "complexity",
         )
     for name, reason in REFUSED.items():
         yield MetricSpec(

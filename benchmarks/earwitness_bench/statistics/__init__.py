@@ -8,9 +8,9 @@ each number means and where it comes from.
 from __future__ import annotations
 
 from earwitness_bench.statistics.agreement import map_agreement, rank_agreement, standard_ranks
-from earwitness_bench.statistics.bootstrap import Bootstrap, bootstrap, group_bootstrap
 from earwitness_bench.statistics.effects import cohen_d, rank_biserial
 from earwitness_bench.statistics.groups import group_means
+from earwitness_bench.statistics.intervals import Bootstrap, bootstrap, group_bootstrap
 from earwitness_bench.statistics.paired import Comparison, Pair, compare, compare_many, gain, holm, wilcoxon
 from earwitness_bench.statistics.ranks import Friedman, cliques, critical_difference, friedman, mean_ranks
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from earwitness_bench.statistics.bootstrap import Aggregate, Bootstrap, bootstrap
 from earwitness_bench.statistics.effects import cohen_d, rank_biserial
 from earwitness_bench.statistics.groups import Floats, complete, group_means
+from earwitness_bench.statistics.intervals import Aggregate, Bootstrap, bootstrap
 
 ALPHA = 0.05
 
@@ -42,7 +42,7 @@ class Comparison:
     difference : float
         Of the two aggregates, over the clips that both have a score on.
     interval : (float, float)
-        95 %, see :class:`~earwitness_bench.statistics.bootstrap.Bootstrap`.
+        95 %, see :class:`~earwitness_bench.statistics.intervals.Bootstrap`.
     p, p_holm : float
         That of the interval, and with Holm's correction for the comparisons made with this one.
     wilcoxon, wilcoxon_holm : float

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from earwitness.errors import StoreError
 
@@ -57,6 +58,40 @@ def draw_matrices(path: Path, matrices: Sequence[Matrix], *, title: str, row_axi
         _draw(axis, matrix)
         axis.set_xlabel(column_axis)
         axis.set_ylabel(row_axis)
+    return _save(figure, path, title)
+
+
+def draw_scatter(path: Path, places: NDArray[np.float64], classes: Sequence[str], *, title: str) -> list[Path]:
+    """Points in a plane whose axes have no meaning, coloured by class.
+
+    Parameters
+    ----------
+    path : Path
+        Without suffix: ``.png`` and ``.svg`` are written.
+    places : ndarray (n, 2), float
+    classes : sequence of str, length n
+    title : str
+
+    Raises
+    ------
+    StoreError
+        A file cannot be written.
+    """
+    figure = Figure(figsize=(7.6, 5.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    names = list(dict.fromkeys(classes))
+    colours = mpl.colormaps["tab20" if len(names) > 10 else "tab10"]
+    for number, name in enumerate(sorted(names)):
+        own = places[[other == name for other in classes]]
+        axis.scatter(own[:, 0], own[:, 1], s=22, color=colours(number % colours.N), label=name, linewidths=0)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return _save(figure, path, title)
+
+
+def _save(figure: Figure, path: Path, title: str) -> list[Path]:
     figure.suptitle(title, fontsize=10, x=0.01, ha="left", wrap=True)
     paths = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
     try:

@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 
 from earwitness_bench.statistics import Bootstrap, bootstrap, group_bootstrap, group_means
-from earwitness_bench.statistics import bootstrap as package_level
-from earwitness_bench.statistics.bootstrap import _BLOCK, FUNCTION_DRAWS
+from earwitness_bench.statistics.intervals import _BLOCK, FUNCTION_DRAWS
 
 NAN = math.nan
 
@@ -43,7 +42,7 @@ def test_resamples_are_those_of_a_slow_loop(statistic) -> None:
 def test_memory_stays_bounded_and_many_groups_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     values, groups = uneven()
     whole = {how: bootstrap(values, groups, how, draws=300).drawn for how in (None, np.median)}
-    monkeypatch.setattr("earwitness_bench.statistics.bootstrap._BLOCK", 100)
+    monkeypatch.setattr("earwitness_bench.statistics.intervals._BLOCK", 100)
     for how, wanted in whole.items():
         np.testing.assert_allclose(bootstrap(values, groups, how, draws=300).drawn, wanted, atol=1e-12)
     assert _BLOCK > 100 * 300
@@ -151,7 +150,7 @@ def test_clips_of_one_recording_count_as_one() -> None:
 @pytest.mark.parametrize("how", [None, np.median, np.max])
 def test_fewer_than_two_groups_have_no_interval_and_no_p(how) -> None:
     for values, groups in (([1.0, 2.0], ["a", "a"]), ([1.0, NAN], ["a", "b"]), ([], []), ([NAN] * 2, ["a", "b"])):
-        found = package_level(np.array(values, dtype=float), groups, how)
+        found = bootstrap(np.array(values, dtype=float), groups, how)
         assert all(math.isnan(end) for end in (*found.interval(), found.p_value()))
 
 

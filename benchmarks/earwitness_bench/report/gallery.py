@@ -1,0 +1,221 @@
+"""The sounds and pictures of a report, within a budget of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earwitness.errors import EarwitnessError
+from earwitness.protocols import Progress
+from earwitness_bench import media
+from earwitness_bench.report.facts import Row
+from earwitness_bench.replay import Replay, Replayed
+
+PICTURE_BYTES = 6_000
+"""The most that a picture takes: 64 by 128 cells of 32 colours."""
+
+PAGE_BYTES = 5_000
+"""What a clip with one explainer takes on the pages themselves."""
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """An explanation to be seen and heard; paths are relative to the report.
+
+    Attributes
+    ----------
+    mask, heard, rest : str
+    p_heard, p_rest, kept_energy : float
+    """
+
+    mask: str
+    heard: str
+    rest: str
+    p_heard: float
+    p_rest: float
+    kept_energy: float
+
+
+@dataclass
+class Shown:
+    """A row of the arena.
+
+    Attributes
+    ----------
+    row : Row
+    number : int
+        Of its page.
+    recording, spectrogram : str
+        Paths; empty where the recording cannot be had.
+    p_original : float or None
+    duration_s : float
+    exhibits : dict of str to Exhibit
+        By explainer.
+    reasons : dict of str to str
+        By explainer: why there is none.
+    """
+
+    row: Row
+    number: int
+    recording: str = ""
+    spectrogram: str = ""
+    p_original: float | None = None
+    duration_s: float = 0.0
+    exhibits: dict[str, Exhibit] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Budget:
+    """Bytes that may still be written.
+
+    Attributes
+    ----------
+    left : float
+    sounds : int
+        That are still to come.
+    pictures : int
+        The same.
+    kbps : float
+        Of the poorest sound so far.
+    """
+
+    left: float
+    sounds: int
+    pictures: int
+    kbps: float = media.HIGHEST_KBPS
+
+    def bitrate(self, duration_s: float) -> float:
+        """What each sound of this length may take, kbit/s, if all that are to come take as much."""
+        per_sound = (self.left - self.pictures * PICTURE_BYTES) / max(self.sounds, 1)
+        affordable = (per_sound - media.mp3_bytes(0, 0)) / max(media.mp3_bytes(duration_s, 1) - media.mp3_bytes(0, 0), 1)
+        chosen = min(max(affordable, media.LOWEST_KBPS), media.HIGHEST_KBPS)
+        self.kbps = min(self.kbps, chosen)
+        return chosen
+
+
+def affordable_rows(rows: Sequence[Row], explainers: int, duration_s: float, budget: float) -> int:
+    """How many rows have room at the lowest bitrate."""
+    each = media.mp3_bytes(duration_s, media.LOWEST_KBPS) * (1 + 2 * explainers)
+    each += PICTURE_BYTES * (1 + explainers) + PAGE_BYTES * explainers
+    return min(len(rows), int(budget // each))
+
+
+class Gallery:
+    """Writes the sounds and pictures of an arena.
+
+    Parameters
+    ----------
+    replay : Replay
+    folder : Path
+        Of the report.
+    prefix : str
+        Of all names in it.
+    budget : Budget
+    """
+
+    def __init__(self, replay: Replay, folder: Path, prefix: str, budget: Budget) -> None:
+        self._replay, self._folder, self._prefix, self._budget = replay, folder, prefix, budget
+
+    def fill(self, shown: Iterable[Shown], explainers: Sequence[str], progress: Progress, done: int, total: int) -> int:
+        """Write everything of some rows, chunk by chunk; returns how many explanations were done in all.
+
+        Parameters
+        ----------
+        shown : iterable of Shown
+            Is filled in.
+        explainers : sequence of str
+            Titles.
+        progress : callable (done, total, text)
+        done, total : int
+            Explanations that were done before, and in all.
+        """
+        by_chunk: dict[int, list[Shown]] = {}
+        for one in shown:
+            by_chunk.setdefault(one.row.chunk, []).append(one)
+        for chunk, own in sorted(by_chunk.items()):
+            gains = self._recordings(chunk, own, len(explainers))
+            for place, explainer in enumerate(explainers):
+                if gains is not None:
+                    self._explanations(explainer, place, chunk, own, gains)
+                done += len(own)
+                progress(done, total, "making sounds and pictures")
+        return done
+
+    def _recordings(self, chunk: int, own: list[Shown], explainers: int) -> dict[str, NDArray[np.float32]] | None:
+        """Write the recordings; returns the gain of each row."""
+        try:
+            prepared = self._replay.prepared(chunk)
+        except Exception as error:  # whatever a data set raises
+            for one in own:
+                one.reasons[""] = f"The recording cannot be read: {error}"
+            self._budget.sounds -= len(own) * (1 + 2 * explainers)
+            self._budget.pictures -= len(own) * (1 + explainers)
+            return None
+        scene = prepared.scene
+        places = {name: place for place, name in enumerate(prepared.row_ids)}
+        samples = media.resampled(scene.batch.waveforms, scene.batch.rate)
+        gains = media.loudness_gain(samples)
+        pictures = media.spectrogram_png(scene.magnitude, self._replay.frequencies_hz)
+        for one in own:
+            place = places.get(one.row.name)
+            self._budget.sounds -= 1
+            self._budget.pictures -= 1
+            if place is None:
+                one.reasons[""] = "The recording cannot be read."
+                continue
+            one.duration_s = scene.n_samples / scene.batch.rate
+            one.spectrogram = self._write(f"{one.number:03d}-recording.png", pictures[place])
+            one.recording = self._sound(f"{one.number:03d}-recording.mp3", gains[place] * samples[place])
+        return {name: gains[place] for name, place in places.items()}
+
+    def _explanations(
+        self, explainer: str, place: int, chunk: int, own: list[Shown], gains: dict[str, NDArray[np.float32]]
+    ) -> None:
+        try:
+            replayed = self._replay.play(explainer, chunk, [one.row.name for one in own])
+        except Exception as error:  # whatever a plugin raises when it has to explain again
+            reason = str(error) if isinstance(error, EarwitnessError) else f"{type(error).__name__}: {error}"
+            for one in own:
+                one.reasons[explainer] = reason
+            self._budget.sounds -= 2 * len(own)
+            self._budget.pictures -= len(own)
+            return
+        pictures = media.mask_png(replayed.gain, self._replay.frequencies_hz)
+        heard, rest = (media.resampled(waveforms, self._replay.rate) for waveforms in (replayed.heard, replayed.rest))
+        rows = {name: n for n, name in enumerate(replayed.rows)}
+        for one in own:
+            n = rows.get(one.row.name)
+            self._budget.pictures -= 1
+            if n is None:
+                one.reasons[explainer] = "it was not explained"
+                self._budget.sounds -= 2
+                continue
+            name = f"{one.number:03d}-{place:02d}"
+            gain = gains[one.row.name]
+            one.p_original = float(replayed.p_original[n])
+            mask = self._write(f"{name}.png", pictures[n])
+            one.exhibits[explainer] = _exhibit(
+                replayed, n, mask, [self._sound(f"{name}-{what}.mp3", gain * sound[n], 1)
+                                    for what, sound in (("heard", heard), ("rest", rest))]
+            )
+
+    def _sound(self, name: str, samples: NDArray[np.float32], counts: int = 0) -> str:
+        content = media.mp3(samples, self._budget.bitrate(len(samples) / media.RATE))
+        self._budget.sounds -= counts
+        return self._write(name, content)
+
+    def _write(self, name: str, content: bytes) -> str:
+        relative = f"media/{self._prefix}-{name}"
+        (self._folder / relative).write_bytes(content)
+        self._budget.left -= len(content)
+        return relative
+
+
+def _exhibit(replayed: Replayed, row: int, mask: str, sounds: list[str]) -> Exhibit:
+    numbers = (replayed.p_heard, replayed.p_rest, replayed.kept_energy)
+    return Exhibit(mask, *sounds, *(float(values[row]) for values in numbers))
