@@ -283,3 +283,13 @@ def dataset_of_suite(table: dict[str, Any]) -> Any:
 def test_every_document_that_the_readme_links_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
+
+
+def test_the_robustness_page_has_a_row_for_every_way_to_misbehave() -> None:
+    from unruly import METRIC_WAYS, WAYS
+
+    page = (ROOT / "docs" / "robustness.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    told = {row[0].removeprefix("| ").replace("answers with: ", "") for row in rows}
+    assert {f"an explainer {way}" for way in WAYS} | {f"a metric {way}" for way in METRIC_WAYS} <= told
+    assert {row[2].removesuffix(" |") for row in rows[1:]} == {"yes"}

@@ -276,9 +276,12 @@ def earwitness_commands() -> Iterator[CommandSpec]:
     for name, summary in (
         ("bench", "Score explainers on data sets and keep every result."),
         ("leaderboard", "Rank the results of a bench run."),
+        ("report", "Write the results of a bench run as pages to be read, seen and heard."),
+        ("listening-test", "Ask people: a blind test of what explainers keep, and its answers."),
         ("reproduce", "Compute one result of a bench run again, and compare."),
         ("study", "Experiments that are no metric, such as the cross-class matrix."),
         ("download", "Fetch a data set, checked by checksum."),
         ("demo", "A first tour: explanations one can hear, and a leaderboard."),
     ):
-        yield CommandSpec(name=name, target=f"earwitness_bench.commands.{name}:{name}", summary=summary)
+        module = name.replace("-", "_")
+        yield CommandSpec(name=name, target=f"earwitness_bench.commands.{module}:{module}", summary=summary)

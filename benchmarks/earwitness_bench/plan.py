@@ -12,7 +12,7 @@ from earwitness.batching import plan_chunks
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Dataset
 from earwitness.errors import ConfigurationError
-from earwitness.fitting import fitted_identity
+from earwitness.fitting import fit_facts, fitted_identity
 from earwitness.parameters import resolved_parameters, takes
 from earwitness.registry import Registry
 from earwitness.specs import ExplainerSpec, MetricSpec
@@ -236,6 +236,7 @@ def _arena_document(lineup: Lineup, units: list[Unit]) -> dict[str, Any]:
                 "scope": "control" if contestant.is_control else contestant.spec.scope,
                 "shuffle_of": contestant.shuffle_of,
                 "identity": contestant.identity,
+                "fit": fit_facts(contestant.fitted) if isinstance(contestant.fitted, Path) else None,
                 "cells": [
                     {"explain": unit.explain_key, "scores": unit.score_keys}
                     for unit in units

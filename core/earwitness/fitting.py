@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,9 @@ def fit(
     keep = _Keep(folder, settings)
     if (state := keep.finished()) is not None:
         return explainer.load_state(state)
+    started = time.monotonic()
     explainer.fit(classifier, train, validation=validation, random=seed, workspace=keep.workspace, progress=progress)
-    keep.write(explainer.state())
+    keep.write(explainer.state(), explainer, time.monotonic() - started)
     return explainer
 
 
@@ -202,6 +204,7 @@ def train(
     keep = _Keep(folder, settings)
     if (state := keep.finished()) is not None:
         return explainer.restore(state, train.labels)
+    started = time.monotonic()
     explainer.train(
         train,
         validation=validation,
@@ -210,7 +213,7 @@ def train(
         workspace=keep.workspace,
         progress=progress,
     )
-    keep.write(explainer.state())
+    keep.write(explainer.state(), explainer, time.monotonic() - started)
     return explainer
 
 
@@ -236,10 +239,11 @@ class _Keep:
         self.workspace.clear()
         return _read_state(self.folder, stored)
 
-    def write(self, state: Mapping[str, Tensor]) -> None:
-        """Keep what was fitted; its checkpoint is not needed any more."""
+    def write(self, state: Mapping[str, Tensor], explainer: object, seconds: float) -> None:
+        """Keep what was fitted, and what it took; its checkpoint is not needed any more."""
         save_tensors(self.folder / _TENSORS, state)
-        document = {**self.settings, "tensors_sha256": _sha256(self.folder / _TENSORS)}
+        facts = {"seconds": round(seconds, 1), "n_parameters": getattr(explainer, "n_parameters", None)}
+        document = {**self.settings, "fit": facts, "tensors_sha256": _sha256(self.folder / _TENSORS)}
         write_json(self.folder / _DOCUMENT, {**document, "settings_sha256": _digest_of_settings(document)})
         self.workspace.clear()
 
@@ -336,6 +340,18 @@ def fitted_identity(folder: Path) -> dict[str, Any]:
     """
     stored = _read_document(folder)
     return {key: stored[key] for key in ("explainer", "parameters", "tensors_sha256")}
+
+
+def fit_facts(folder: Path) -> dict[str, Any]:
+    """What a fit took: ``seconds``, of the session that finished it, and ``n_parameters``, None where nobody says.
+
+    Raises
+    ------
+    CheckpointError
+        The folder is missing, half-written or damaged.
+    """
+    facts: dict[str, Any] = _read_document(folder).get("fit", {"seconds": None, "n_parameters": None})
+    return facts
 
 
 def _read_document(folder: Path) -> dict[str, Any]:

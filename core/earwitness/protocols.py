@@ -46,7 +46,10 @@ class Explainer(Protocol):
 
 @runtime_checkable
 class Fittable(Protocol):
-    """An explainer that must be fitted to a classifier first."""
+    """An explainer that must be fitted to a classifier first.
+
+    It may say by an attribute ``n_parameters`` how many numbers were fitted, for the leaderboard.
+    """
 
     def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
         """See :class:`Explainer`."""

@@ -136,6 +136,21 @@ def test_lower_is_above_where_lower_is_better(tmp_path: Path) -> None:
     assert line_of(table, "worse").above_control == "1/2"
 
 
+def test_a_control_that_a_metric_does_not_apply_to_does_not_count_but_one_that_failed_does(tmp_path: Path) -> None:
+    values: Values = {"own": {"up": list(CLEAR)}, "noise": {"up": [0.0] * ROWS}, "loud": {"up": [None] * ROWS}}
+    columns, scopes = {"up": COLUMNS["up"]}, {"noise": "control", "loud": "control"}
+    for said, wanted in (("skipped: it has no parts", "1/1"), ("failed: out of luck", "0/1")):
+        store = write(
+            tmp_path / said[:4],
+            values,
+            columns=columns,
+            scopes=scopes,
+            identities=CONTROLS,
+            outcomes={"loud": [said] * ROWS},
+        )
+        assert line_of(table_of(store), "own").above_control == wanted
+
+
 def test_other_controls_are_no_yardstick(tmp_path: Path) -> None:
     values = {"own": constant(1.0, 1.0), "all-ones": constant(9.0, 0.0), "noise": constant(0.0, 2.0)}
     scopes = {"all-ones": "control", "noise": "control"}

@@ -24,7 +24,7 @@ from earwitness.artifacts import digest_of
 from earwitness.errors import StoreError
 from earwitness_bench.runner import Summary, run_suite
 from earwitness_bench.store import LEFTOVER_S, SCHEMA, Store
-from earwitness_bench.suite import Suite
+from earwitness_bench.suite import Suite, parse_suite
 
 TIMING = ("seconds", "peak_memory_mb", "checksum", "traceback")
 
@@ -217,3 +217,28 @@ def test_every_cell_says_where_it_comes_from(tmp_path: Path) -> None:
     assert scored["explain"] == explained["key"]
     assert scored["metric"]["version"] == 1
     assert scored["provenance"] == {"route": "waveform", "scale": "magnitude", "rule": "normalise", "seed": 0}
+
+
+def test_scores_of_kept_maps_are_those_of_fresh_ones_on_a_real_network(tmp_path: Path) -> None:
+    """What a run that was killed between explaining and scoring comes to."""
+    suite = parse_suite(
+        {
+            "name": "toy",
+            "chunk_size": 2,
+            "threads": 1,
+            "controls": False,
+            "arenas": [
+                {
+                    "dataset": {"name": "toy", "parameters": {"split": "test", "clips": 8}},
+                    "classifier": {"name": "toy-cnn"},
+                }
+            ],
+            "explainers": [{"name": "earwitness:loudness"}],
+            "metrics": [{"name": "own-mask"}],
+        }
+    )
+    run(tmp_path, suite)
+    before = cells(tmp_path)
+    shutil.rmtree(tmp_path / "cells" / "score")
+    assert run(tmp_path, suite).explained == 0
+    assert cells(tmp_path) == before

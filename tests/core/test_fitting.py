@@ -22,7 +22,7 @@ from earwitness.batching import ClipList
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Clip
 from earwitness.errors import CheckpointError, ConfigurationError, ExplanationError, PluginError
-from earwitness.fitting import Workspace, fit, fitted_identity, load_fitted
+from earwitness.fitting import Workspace, fit, fit_facts, fitted_identity, load_fitted
 from earwitness.protocols import Explainer, Fittable
 from earwitness.random import Random
 from earwitness.registry import registry
@@ -347,3 +347,13 @@ def test_a_class_mean_that_was_not_fitted_says_how_to_fit_it() -> None:
         relevance_of(ClassMean(), classifier_of())
     with pytest.raises(CheckpointError, match="has not been fitted"):
         ClassMean().state()
+
+
+def test_a_fit_says_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit_class_mean(tmp_path / "silent")
+    assert fit_facts(tmp_path / "silent")["n_parameters"] is None
+    monkeypatch.setattr(ClassMean, "n_parameters", 17, raising=False)
+    fit_class_mean(tmp_path / "counted")
+    facts = fit_facts(tmp_path / "counted")
+    assert facts["n_parameters"] == 17
+    assert facts["seconds"] >= 0

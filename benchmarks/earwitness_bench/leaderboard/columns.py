@@ -75,6 +75,11 @@ class ArenaScores:
         """An explainer's rows in a column; none where it was not run."""
         return self._rows.get((explainer, column["metric"], column["name"]), self._nothing)
 
+    def is_skipped(self, explainer: str, column: Column) -> bool:
+        """Whether an explainer was run, and a column does not apply to any of its clips."""
+        outcomes = self.rows(explainer, column)["outcome"]
+        return bool(len(outcomes)) and bool(outcomes.str.startswith("skipped").all())
+
     def matrix(self, explainers: Sequence[str], column: Column) -> tuple[Floats, list[str]]:
         """Values of several explainers on the same clips.
 

@@ -50,6 +50,7 @@ def sections(table: Table) -> Iterator[Section]:
     if table.agreement:
         yield _agreement(table.agreement)
     yield _clips(table, shown)
+    yield from _fits(table)
     if table.notes:
         yield Section(f"Notes: {'; '.join(table.notes)}.")
     yield Section(_origin(table))
@@ -163,6 +164,18 @@ def _clips(table: Table, shown: list[Column]) -> Section:
     if len(rows) <= len(table.standings):
         rows.append(("everybody else", *[_show_counts(plain)] * len(profiles)))
     return Section("Clips: scored/skipped/failed/pointing nowhere (of the scored ones)", tuple(rows))
+
+
+def _fits(table: Table) -> Iterator[Section]:
+    """What was fitted, and what that took."""
+    fitted = [standing for standing in table.standings if standing.fit_seconds is not None]
+    if fitted:
+        rows = [("explainer", "fit, seconds", "fitted parameters")]
+        rows += [
+            (s.explainer, f"{s.fit_seconds:.0f}", NONE if s.n_parameters is None else f"{s.n_parameters:,}")
+            for s in fitted
+        ]
+        yield Section("Fits", tuple(rows))
 
 
 def _show_counts(c: Counts) -> str:

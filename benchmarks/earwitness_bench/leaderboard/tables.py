@@ -63,6 +63,10 @@ class Standing:
         Titles of the columns, headline or not, on which it is above control.
     counts : dict of str to Counts
         Of each column, by its title.
+    fit_seconds : float or None
+        What its fit took; None where there was none.
+    n_parameters : int or None
+        How many numbers were fitted, where the method says so.
     """
 
     place: int | None
@@ -78,6 +82,8 @@ class Standing:
     intervals: dict[str, tuple[float, float]]
     above: tuple[str, ...]
     counts: dict[str, Counts]
+    fit_seconds: float | None = None
+    n_parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,8 @@ class _Maker:
             intervals=self._intervals(title),
             above=above or (),
             counts={column["title"]: self._counts(title, column) for column in self.columns},
+            fit_seconds=(explainer.get("fit") or {}).get("seconds"),
+            n_parameters=(explainer.get("fit") or {}).get("n_parameters"),
         )
 
     def _value(self, title: str, column: Column) -> float | None:

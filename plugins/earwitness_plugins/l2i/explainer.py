@@ -117,6 +117,13 @@ class L2I:
         self._fitted: FittedInterpreter | None = None
 
     @property
+    def n_parameters(self) -> int | None:
+        """Of interpreter and dictionary; None before they are fitted."""
+        if self._fitted is None:
+            return None
+        return self._fitted.patterns.numel() + sum(p.numel() for p in self._fitted.interpreter.parameters())
+
+    @property
     def fitted(self) -> FittedInterpreter:
         """The interpreter.
 
