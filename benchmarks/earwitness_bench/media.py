@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 RATE = 16_000
-"""Of all sounds, in Hz: what MP3 does well at 16 to 64 kbit/s."""
+"""Of all sounds, in Hz: what MP3 does well at these bitrates."""
 
-LOWEST_KBPS, HIGHEST_KBPS = 16.0, 64.0
+LOWEST_KBPS, HIGHEST_KBPS = 16.0, 40.0
 """Average bitrates: below, noise and speech can no longer be told from artefacts; above, nobody hears the difference."""
 
 HEIGHT, WIDTH = 64, 128
@@ -65,7 +65,7 @@ def mp3(samples: NDArray[np.float32], kbps: float) -> bytes:
 
 def mp3_bytes(duration_s: float, kbps: float) -> float:
     """The most that a sound takes, in bytes: averages are kept within a tenth, and there is a header."""
-    return duration_s * kbps * 125 * 1.1 + 800
+    return duration_s * kbps * 125 * 1.1 + 1200
 
 
 def spectrogram_png(magnitude: Tensor, frequencies_hz: Tensor) -> list[bytes]:

@@ -27,7 +27,7 @@ from earwitness.render import Rendering, Scene
 from earwitness.stitching import StitchedPicture, StitchedSound
 
 PARTS_WRITTEN = 16
-"""Of a method with more parts, those that weigh most in the first windows are written."""
+"""Of a method with more parts, those that weigh most in the first windows are written; none that weighs nothing."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,9 @@ class PartFiles:
             self._picture.add(start / self._rate, grid, row_maps)
 
     def _open(self, names: tuple[str, ...], weights: Tensor) -> None:
-        heaviest = weights.abs().sum(0).argsort(descending=True, stable=True)[:PARTS_WRITTEN]
+        total = weights.abs().sum(0)
+        n_written = min(max(1, int((total > 0).sum())), PARTS_WRITTEN)  # what weighs nothing is not heard either
+        heaviest = total.argsort(descending=True, stable=True)[:n_written]
         self._names, self._numbers = names, sorted(heaviest.tolist())
         (self._folder / "parts").mkdir(exist_ok=True)
         self._sounds = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,19 @@ def test_of_many_parts_the_heaviest_are_written_and_it_is_said(tmp_path: Path) -
     result = explained(tmp_path, Bands(PARTS_WRITTEN + 4))
     assert [part.name for part in result.parts] == [f"band {number}" for number in range(4, PARTS_WRITTEN + 4)]
     assert any("16 of 20 parts are written" in note for note in result.notes)
+
+
+def test_parts_that_weigh_nothing_are_not_written(tmp_path: Path) -> None:
+    class Two(Bands):
+        def explain(self, *arguments: Any, **options: Any) -> Explanation:
+            found = super().explain(*arguments, **options)
+            assert found.parts is not None
+            chosen = torch.zeros_like(found.parts.selected)
+            chosen[:, [1, 3]] = True
+            return replace(found, parts=replace(found.parts, selected=chosen))
+
+    result = explained(tmp_path, Two(6))
+    assert [part.name for part in result.parts] == ["band 1", "band 3"]
 
 
 def test_a_second_run_leaves_nothing_of_the_first(tmp_path: Path) -> None:

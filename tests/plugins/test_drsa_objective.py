@@ -215,6 +215,24 @@ def test_polar_is_the_nearest_orthogonal_matrix() -> None:
     assert bool((torch.linalg.eigvalsh(gram) > 0).all())
 
 
+def test_polar_goes_through_double_precision_where_single_precision_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    svd = torch.linalg.svd
+
+    def fastidious(matrices: torch.Tensor) -> object:
+        if matrices.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("did not converge")
+        return svd(matrices)
+
+    matrix = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0))
+    expected = polar(matrix)
+    monkeypatch.setattr(torch.linalg, "svd", fastidious)
+    torch.testing.assert_close(polar(matrix), expected)
+    with pytest.raises(torch.linalg.LinAlgError):
+        polar(torch.full((1, 3, 3), torch.nan).double())
+
+
 def test_polar_survives_a_matrix_whose_gram_matrix_would_be_singular() -> None:
     left, right = starts(8, 2)
     singular_values = torch.logspace(-9, 4, 8, dtype=torch.float64)

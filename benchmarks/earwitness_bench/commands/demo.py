@@ -12,6 +12,8 @@ from earwitness.cli.context import current_registry
 from earwitness.cli.progress import progress_bar
 
 TOY_CLIPS = (0, 1, 3)
+TAUGHT = {"l2i": {"patterns": 24, "width": 32, "epochs": 6}}
+"""Methods that are fitted, and with what."""
 REAL_CLASSES = ("dog", "rooster", "crying_baby")
 
 
@@ -54,14 +56,38 @@ def demo(out: Path, esc10: Path | None) -> None:
     if real is not None:
         chosen = [next(i for i, entry in enumerate(real.entries) if name in entry.labels) for name in REAL_CLASSES]
         _explain([real[index] for index in chosen], "earwitness:esc10-cnn", out / "sounds")
-    click.echo(click.style("\n2. Which method can be trusted?", bold=True))
+    click.echo(click.style("\n2. A method that learns first: which patterns of sound did it think in?", bold=True))
+    for name, settings in TAUGHT.items():
+        _teach(name, settings, toy[0], out)
+    click.echo(click.style("\n3. Which method can be trusted?", bold=True))
     _rank(out / "results", parameters if real is not None else None)
     click.echo(f"{time.monotonic() - started:.0f} s. Sounds and pictures: {out / 'sounds'}. Now with your own:")
     click.echo("  earwitness explain RECORDING.wav")
     click.echo("  earwitness explain RECORDING.wav --classifier your_package.module:make_classifier")
 
 
-def _explain(clips: list[Any], classifier_name: str, folder: Path) -> None:
+def _teach(name: str, settings: dict[str, Any], clip: Any, out: Path) -> None:
+    """Fit a method to the synthetic sounds, and explain one with it."""
+    from earwitness.fitting import fit
+    from earwitness.loading import load_classifier, load_dataset
+
+    plugins = current_registry()
+    classifier = load_classifier("earwitness:toy-cnn", plugins=plugins)
+    train = load_dataset("earwitness:toy", parameters={"split": "train", "clips": 60}, plugins=plugins)
+    with progress_bar(f"fitting {name}") as progress:
+        method = fit(
+            plugins, f"earwitness:{name}", classifier, train, out / name, parameters=settings, progress=progress
+        )
+    _explain([clip], "earwitness:toy-cnn", out / "sounds" / name, method, name)
+
+
+def _explain(
+    clips: list[Any],
+    classifier_name: str,
+    folder: Path,
+    explainer: Any = None,
+    explainer_name: str = "integrated-gradients",
+) -> None:
     """Write each clip as a file, and explain it as a user would."""
     from earwitness.audio.files import write_audio
     from earwitness.cli.explain import say
@@ -70,6 +96,7 @@ def _explain(clips: list[Any], classifier_name: str, folder: Path) -> None:
 
     plugins = current_registry()
     classifier = load_classifier(classifier_name, plugins=plugins)
+    method = explainer or load_explainer(f"earwitness:{explainer_name}", plugins=plugins)
     for clip in clips:
         target = folder / f"{clip.labels[0]}-{clip.clip_id}"
         target.mkdir(parents=True, exist_ok=True)
@@ -79,8 +106,8 @@ def _explain(clips: list[Any], classifier_name: str, folder: Path) -> None:
                 recording,
                 target,
                 classifier=classifier,
-                explainer=load_explainer("earwitness:integrated-gradients", plugins=plugins),
-                explainer_name="integrated-gradients",
+                explainer=method,
+                explainer_name=explainer_name,
                 progress=progress,
             )
         say(recording, result)

@@ -141,7 +141,7 @@ class _Exhibition:
 
     def open(self, arenas: list[ArenaPages]) -> _Exhibition:
         """Fill in what is shown."""
-        left = self._max_mb * 1e6 - _FIXED_BYTES
+        left = 0.98 * self._max_mb * 1e6 - _FIXED_BYTES  # estimates may be wrong by that
         total = sum(len(arena.shown) * len(arena.played) for arena in arenas)
         done = 0
         for place, arena in enumerate(arenas):
@@ -174,13 +174,13 @@ class _Exhibition:
         done = gallery.fill(arena.shown[:count], arena.played, self._progress, done, total)
         if budget.kbps < _POOR_KBPS and count:
             self.notes.append(
-                f"{arena.facts.title}: sounds have {budget.kbps:.0f} kbit/s, to stay within {self._max_mb:g} MB; "
+                f"{arena.facts.title}: sounds have down to {budget.kbps:.0f} kbit/s, to stay within {self._max_mb:g} MB; "
                 "--max-mb allows more"
             )
         return done + asked - count * methods, before - budget.left + count * methods * PAGE_BYTES
 
 
-_POOR_KBPS = 24.0
+_POOR_KBPS = 20.0
 """Below, one hears that a sound was compressed."""
 
 

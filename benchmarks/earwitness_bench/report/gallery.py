@@ -15,10 +15,10 @@ from earwitness_bench import media
 from earwitness_bench.report.facts import Row
 from earwitness_bench.replay import Replay, Replayed
 
-PICTURE_BYTES = 6_000
-"""The most that a picture takes: 64 by 128 cells of 32 colours."""
+PICTURE_BYTES = 3_500
+"""What a picture takes: masks and spectrograms of ESC-10 took 2,560 bytes on average, white noise takes 5,500."""
 
-PAGE_BYTES = 5_000
+PAGE_BYTES = 4_000
 """What a clip with one explainer takes on the pages themselves."""
 
 
@@ -69,6 +69,10 @@ class Shown:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
+_LEARNT_BYTES = 400_000.0
+"""After so many bytes, what sounds really took counts as much as what they take at most."""
+
+
 @dataclass
 class Budget:
     """Bytes that may still be written.
@@ -88,14 +92,26 @@ class Budget:
     sounds: int
     pictures: int
     kbps: float = media.HIGHEST_KBPS
+    _reserved: float = _LEARNT_BYTES
+    _taken: float = _LEARNT_BYTES
 
     def bitrate(self, duration_s: float) -> float:
         """What each sound of this length may take, kbit/s, if all that are to come take as much."""
         per_sound = (self.left - self.pictures * PICTURE_BYTES) / max(self.sounds, 1)
-        affordable = (per_sound - media.mp3_bytes(0, 0)) / max(media.mp3_bytes(duration_s, 1) - media.mp3_bytes(0, 0), 1)
+        header = media.mp3_bytes(0, 0)
+        affordable = (per_sound * self._reserved / self._taken - header) / (media.mp3_bytes(duration_s, 1) - header)
         chosen = min(max(affordable, media.LOWEST_KBPS), media.HIGHEST_KBPS)
         self.kbps = min(self.kbps, chosen)
         return chosen
+
+    def sound(self, samples: NDArray[np.float32]) -> bytes:
+        """One sound as MP3. Most recordings are quieter than what was reserved for them: the others may have that."""
+        duration_s = len(samples) / media.RATE
+        chosen = self.bitrate(duration_s)
+        content = media.mp3(samples, chosen)
+        self._reserved += media.mp3_bytes(duration_s, chosen)
+        self._taken += len(content)
+        return content
 
 
 def affordable_rows(rows: Sequence[Row], explainers: int, duration_s: float, budget: float) -> int:
@@ -205,7 +221,7 @@ class Gallery:
             )
 
     def _sound(self, name: str, samples: NDArray[np.float32], counts: int = 0) -> str:
-        content = media.mp3(samples, self._budget.bitrate(len(samples) / media.RATE))
+        content = self._budget.sound(samples)
         self._budget.sounds -= counts
         return self._write(name, content)
 

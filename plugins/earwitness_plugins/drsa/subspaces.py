@@ -101,9 +101,15 @@ def random_starts(dimensions: int, count: int, generator: torch.Generator) -> Te
 def polar(matrices: Tensor) -> Tensor:
     """The nearest orthogonal matrices: (S, D, D) -> (S, D, D).
 
-    By singular values: the Gram matrix's eigenvalues, as in the published code, square the condition number.
+    By singular values: the Gram matrix's eigenvalues, as in the published code, square the condition number. In single
+    precision LAPACK gives some large matrices up, which then go through double precision.
     """
-    left, _, right = torch.linalg.svd(matrices)
+    try:
+        left, _, right = torch.linalg.svd(matrices)
+    except torch.linalg.LinAlgError:
+        if matrices.dtype == torch.float64:
+            raise
+        return polar(matrices.double()).to(matrices.dtype)
     nearest: Tensor = left @ right
     return nearest
 
