@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,42 +31,129 @@ def study() -> None:
     """
 
 
-@study.command("cross-class")
-@click.option("--dataset", required=True, metavar="NAME", help="Clips to flip; see `earwitness list datasets`.")
-@click.option("--dataset-param", "dataset_params", metavar="NAME=VALUE", multiple=True, help='Such as "folds=[5]".')
-@click.option(
-    "--fit-param",
-    "fit_params",
-    metavar="NAME=VALUE",
-    multiple=True,
-    required=True,
-    help="The same data set with these parameters instead is what subspaces are fitted to.",
-)
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Results folder.")
-@classifier_options
-@click.option("--explainer", default="drsa", show_default=True, metavar="NAME", help="Fitted class by class.")
-@click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="A parameter of the explainer.")
+@dataclass(frozen=True)
+class _Given:
+    """What every study is told.
+
+    Attributes
+    ----------
+    classifier : AudioClassifier
+    dataset, train : Dataset
+        ``train`` is None for a study that fits nothing.
+    explainer : str
+    parameters : dict
+        Of the explainer.
+    registry : Registry
+    out : Path
+    chunk_size, seed : int
+    """
+
+    classifier: Any
+    dataset: Any
+    train: Any
+    explainer: str
+    parameters: dict[str, Any]
+    registry: Any
+    out: Path
+    chunk_size: int
+    seed: int
+
+
+Run = Callable[..., tuple[dict[str, Any], Any]]
+Show = Callable[[dict[str, Any]], str]
+
+
+def _command(name: str, show: Show, *, explainer: str, fits: bool) -> Callable[[Run], click.Command]:
+    """A study as a command: the options that all of them share, then its own, and what is said in the end.
+
+    The decorated function takes a ``_Given``, ``progress`` and its own options, and returns the study's document and
+    what became of its cells; ``show`` makes text of the document.
+    """
+    shared = [
+        click.option("--dataset", required=True, metavar="NAME", help="See `earwitness list datasets`."),
+        click.option(
+            "--dataset-param", "dataset_params", metavar="NAME=VALUE", multiple=True, help='Such as "folds=[5]".'
+        ),
+        classifier_options,
+        click.option("--explainer", default=explainer, show_default=True, metavar="NAME"),
+        click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="A parameter of the explainer."),
+        click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Results folder."),
+        click.option("--chunk-size", type=click.IntRange(1, 256), default=8, show_default=True, help="Clips at once."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--device", default="cpu", show_default=True),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text."),
+    ]
+    if fits:
+        said = "What is fitted to: the same data set with these parameters, and no others."
+        shared.insert(
+            2, click.option("--fit-param", "fit_params", metavar="NAME=VALUE", multiple=True, required=True, help=said)
+        )
+
+    def decorate(run: Run) -> click.Command:
+        @functools.wraps(run)
+        def command(out: Path, as_json: bool, **options: Any) -> None:
+            given, own = _given(out, options)
+            with progress_bar(name, quiet=as_json) as progress:
+                document, ran = run(given, progress=progress, **own)
+            if as_json:
+                facts = {"out": str(out), "computed": ran.computed, "found": ran.found, "failed": ran.failed}
+                click.echo(json.dumps({**facts, **document}, indent=1))
+                return
+            click.echo(show(document))
+            for failure in ran.failed:
+                click.echo(f"failed: {failure}", err=True)
+            click.echo(f"{ran.computed} cells computed, {ran.found} found: {out}")
+
+        for option in reversed(shared):
+            command = option(command)
+        return study.command(name)(command)
+
+    return decorate
+
+
+def _given(out: Path, options: dict[str, Any]) -> tuple[_Given, dict[str, Any]]:
+    """Load what is named; also what is left of the options: a study's own."""
+    from earwitness.loading import load_classifier, load_dataset
+    from earwitness.parameters import parse_assignments
+
+    registry = current_registry()
+    own = dict(options)
+    classifier = load_classifier(
+        own.pop("classifier"),
+        parameters=classifier_parameters(own.pop("classifier_params"), own.pop("weights")),
+        device=own.pop("device"),
+        plugins=registry,
+    )
+    name = own.pop("dataset")
+    dataset = load_dataset(name, parameters=parse_assignments(own.pop("dataset_params")), plugins=registry)
+    fit_params = own.pop("fit_params", None)
+    train = (
+        None if fit_params is None else load_dataset(name, parameters=parse_assignments(fit_params), plugins=registry)
+    )
+    parameters = parse_assignments(own.pop("params"))
+    explainer, chunk_size, seed = own.pop("explainer"), own.pop("chunk_size"), own.pop("seed")
+    return _Given(classifier, dataset, train, explainer, parameters, registry, out, chunk_size, seed), own
+
+
+def _matrix(document: dict[str, Any]) -> str:
+    """The matrices as text, with what a class's own subspaces gain over the others'."""
+    width = max(8, *(len(name) for name in (*document["rows"], *document["columns"])))
+    head = " ".join(f"{name:>{width}}" for name in ("", *document["columns"]))
+    lines = []
+    for name, scores in document["scores"].items():
+        lines += [f"{name}, by the subspaces of (columns)", f"{head}   own - others"]
+        for row, values, advantage in zip(document["rows"], scores["matrix"], scores["advantage"], strict=True):
+            shown = " ".join(f"{'–' if value is None else f'{value:.4f}':>{width}}" for value in values)
+            low, high = (None, None) if advantage is None else advantage["interval"]
+            gain = "–" if advantage is None or advantage["mean"] is None else f"{advantage['mean']:.4f}"
+            lines.append(f"{row:>{width}} {shown}   {gain}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]"))
+        lines.append("")
+    return "\n".join(lines)
+
+
+@_command("cross-class", _matrix, explainer="drsa", fits=True)
 @click.option("--clips-per-class", type=click.IntRange(1), default=50, show_default=True)
-@click.option("--chunk-size", type=click.IntRange(1, 256), default=8, show_default=True, help="Clips at once.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-def cross_class(
-    dataset: str,
-    dataset_params: tuple[str, ...],
-    fit_params: tuple[str, ...],
-    out: Path,
-    classifier: str,
-    classifier_params: tuple[str, ...],
-    weights: str | None,
-    explainer: str,
-    params: tuple[str, ...],
-    clips_per_class: int,
-    chunk_size: int,
-    seed: int,
-    device: str,
-    as_json: bool,
-) -> None:
+def cross_class(given: _Given, *, progress: Any, clips_per_class: int) -> tuple[dict[str, Any], Any]:
     """Do the subspaces of a class belong to it?
 
     Each clip is explained as its own class, and that relevance is taken apart by the subspaces of every class in turn.
@@ -81,77 +170,49 @@ def cross_class(
       earwitness study cross-class --dataset esc10 --dataset-param "folds=[5]"
           --fit-param "folds=[1,2,3]" --param k=4 --out cross-esc10
     """
-    from earwitness.loading import load_classifier, load_dataset
-    from earwitness.parameters import parse_assignments
     from earwitness_bench.studies.cross_class import Design, run_cross_class
 
-    plugins = current_registry()
-    chosen = load_classifier(
-        classifier, parameters=classifier_parameters(classifier_params, weights), device=device, plugins=plugins
+    design = Design(given.explainer, given.parameters, clips_per_class, given.seed, given.chunk_size)
+    return run_cross_class(
+        design,
+        given.out,
+        classifier=given.classifier,
+        train=given.train,
+        dataset=given.dataset,
+        registry=given.registry,
+        progress=progress,
     )
-    own = parse_assignments(dataset_params)
-    data = load_dataset(dataset, parameters=own, plugins=plugins)
-    train = load_dataset(dataset, parameters={**own, **parse_assignments(fit_params)}, plugins=plugins)
-    design = Design(explainer, parse_assignments(params), clips_per_class, seed, chunk_size)
-    started = time.monotonic()
-    with progress_bar("cross-class", quiet=as_json) as progress:
-        document, ran = run_cross_class(
-            design, out, classifier=chosen, train=train, dataset=data, registry=plugins, progress=progress
+
+
+def _kinds(document: dict[str, Any]) -> str:
+    """A line for each kind of subspaces."""
+    first = next(iter(document["kinds"]))
+    lines = []
+    for kind, found in document["kinds"].items():
+        share, low, high = found["matched_share"]
+        line = (
+            f"{kind:>8}: matched share {share:.3f} [{low:.3f}, {high:.3f}], objects found {found['found']['mean']:.2f}"
         )
-    seconds = round(time.monotonic() - started, 1)
-    if as_json:
-        facts = {"out": str(out), "seconds": seconds, "computed": ran.computed, "found": ran.found}
-        click.echo(json.dumps({**facts, "failed": ran.failed, **document}, indent=1))
-        return
-    for name, scores in document["scores"].items():
-        click.echo(f"{name}, by the subspaces of (columns)\n{_table(document, scores)}")
-    for failure in ran.failed:
-        click.echo(f"failed: {failure}", err=True)
-    click.echo(f"{ran.computed} cells computed, {ran.found} found, in {seconds:g} s: {out}")
+        if found["first_less_this"]:
+            less, low, high = found["first_less_this"]
+            line += f"; {first} has {less:+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append(line)
+    return "\n".join(lines)
 
 
-@study.command("parts-objects")
-@click.option("--dataset", required=True, metavar="NAME", help="Clips with all objects of their class, sources known.")
-@click.option("--dataset-param", "dataset_params", metavar="NAME=VALUE", multiple=True)
-@click.option(
-    "--fit-param",
-    "fit_params",
-    metavar="NAME=VALUE",
-    multiple=True,
-    required=True,
-    help="What subspaces are fitted to: the same data set with these parameters and no others.",
-)
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Results folder.")
-@classifier_options
-@click.option("--explainer", default="drsa", show_default=True, metavar="NAME")
-@click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="A parameter of the explainer.")
+@_command("parts-objects", _kinds, explainer="drsa", fits=True)
 @click.option(
     "--kinds", default="drsa,dsa,random", show_default=True, help="Subspaces; the first is held against the others."
 )
-@click.option("--fits", type=click.IntRange(1), default=3, show_default=True, help="Of each kind, with seeds 0, 1, …")
-@click.option("--chunk-size", type=click.IntRange(1, 256), default=8, show_default=True, help="Clips at once.")
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-def parts_objects(
-    dataset: str,
-    dataset_params: tuple[str, ...],
-    fit_params: tuple[str, ...],
-    out: Path,
-    classifier: str,
-    classifier_params: tuple[str, ...],
-    weights: str | None,
-    explainer: str,
-    params: tuple[str, ...],
-    kinds: str,
-    fits: int,
-    chunk_size: int,
-    device: str,
-    as_json: bool,
-) -> None:
+@click.option(
+    "--fits", type=click.IntRange(1), default=3, show_default=True, help="Of each kind, with seeds from --seed on."
+)
+def parts_objects(given: _Given, *, progress: Any, kinds: str, fits: int) -> tuple[dict[str, Any], Any]:
     """Which part is which object, and is it so in every clip?
 
     Parts are matched to objects one to one, once for each fit, on every other clip, by how much richer they are in an
-    object than the whole map; everything is measured on the clips in between.
+    object than the whole map; everything is measured on the clips in between. Every clip must hold all objects of its
+    class, with sources known.
 
     DIR gets parts-objects.json, parts-objects.png and parts-objects.svg.
 
@@ -161,67 +222,36 @@ def parts_objects(
           --dataset-param objects=4 --dataset-param clips=200 --fit-param split=train --fit-param clips=400
           --param layer=features.10 --out parts
     """
-    from earwitness.loading import load_classifier, load_dataset
-    from earwitness.parameters import parse_assignments
     from earwitness_bench.studies.parts_objects import Design, run_parts_objects
 
-    plugins = current_registry()
-    chosen = load_classifier(
-        classifier, parameters=classifier_parameters(classifier_params, weights), device=device, plugins=plugins
+    seeds = tuple(range(given.seed, given.seed + fits))
+    design = Design(given.explainer, given.parameters, tuple(kinds.split(",")), seeds, given.chunk_size)
+    return run_parts_objects(
+        design,
+        given.out,
+        classifier=given.classifier,
+        train=given.train,
+        dataset=given.dataset,
+        registry=given.registry,
+        progress=progress,
     )
-    data = load_dataset(dataset, parameters=parse_assignments(dataset_params), plugins=plugins)
-    train = load_dataset(dataset, parameters=parse_assignments(fit_params), plugins=plugins)
-    design = Design(explainer, parse_assignments(params), tuple(kinds.split(",")), fits, chunk_size)
-    with progress_bar("parts-objects", quiet=as_json) as progress:
-        document, ran = run_parts_objects(
-            design, out, classifier=chosen, train=train, dataset=data, registry=plugins, progress=progress
-        )
-    if as_json:
-        click.echo(json.dumps({"out": str(out), "computed": ran.computed, "found": ran.found, **document}, indent=1))
-        return
-    for kind, found in document["kinds"].items():
-        share, low, high = found["matched_share"]
-        line = (
-            f"{kind:>8}: matched share {share:.3f} [{low:.3f}, {high:.3f}], objects found {found['found']['mean']:.2f}"
-        )
-        if found["first_less_this"]:
-            less, low, high = found["first_less_this"]
-            line += f"; {design.kinds[0]} has {less:+.3f} [{low:+.3f}, {high:+.3f}]"
-        click.echo(line)
-    click.echo(f"{ran.computed} cells computed, {ran.found} found: {out}")
 
 
-@study.command("surrogate")
-@click.option("--explainer", default="l2i", show_default=True, metavar="NAME", help="One that decides on its own.")
+def _fidelity(document: dict[str, Any]) -> str:
+    """A line for each number, with its interval."""
+    lines = []
+    for name, found in document["fidelity"].items():
+        value, (low, high) = found["value"], found["interval"]
+        interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+        lines.append(f"{name:>14} " + ("–" if value is None else f"{value:.3f}{interval}"))
+    return "\n".join([*lines, f"{document['clips']} clips of {document['recordings']} recordings"])
+
+
+@_command("surrogate", _fidelity, explainer="l2i", fits=False)
 @click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="DIR",
-    help="Its folder, of `earwitness fit`.",
+    "--checkpoint", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The explainer's fit."
 )
-@click.option("--dataset", required=True, metavar="NAME", help="See `earwitness list datasets`.")
-@click.option("--dataset-param", "dataset_params", metavar="NAME=VALUE", multiple=True, help='Such as "folds=[5]".')
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Results folder.")
-@classifier_options
-@click.option("--chunk-size", type=click.IntRange(1, 256), default=8, show_default=True, help="Clips at once.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-def surrogate(
-    explainer: str,
-    checkpoint: Path,
-    dataset: str,
-    dataset_params: tuple[str, ...],
-    out: Path,
-    classifier: str,
-    classifier_params: tuple[str, ...],
-    weights: str | None,
-    chunk_size: int,
-    seed: int,
-    device: str,
-    as_json: bool,
-) -> None:
+def surrogate(given: _Given, *, progress: Any, checkpoint: Path) -> tuple[dict[str, Any], Any]:
     """Does a method that decides on its own decide as the classifier does?
 
     Fidelity (top-1, 3 and 5; for a multilabel classifier AUPRC and the best F1, macro and micro) with intervals, and a
@@ -233,47 +263,16 @@ def surrogate(
     Example:
       earwitness study surrogate --checkpoint l2i --dataset esc10 --dataset-param "folds=[5]" --out fidelity
     """
-    from earwitness.loading import load_classifier, load_dataset
-    from earwitness.parameters import parse_assignments
     from earwitness_bench.studies.surrogate import run_surrogate
 
-    plugins = current_registry()
-    chosen = load_classifier(
-        classifier, parameters=classifier_parameters(classifier_params, weights), device=device, plugins=plugins
+    return run_surrogate(
+        given.out,
+        explainer=given.explainer,
+        checkpoint=checkpoint,
+        classifier=given.classifier,
+        dataset=given.dataset,
+        registry=given.registry,
+        progress=progress,
+        seed=given.seed,
+        chunk_size=given.chunk_size,
     )
-    data = load_dataset(dataset, parameters=parse_assignments(dataset_params), plugins=plugins)
-    with progress_bar("surrogate", quiet=as_json) as progress:
-        document, ran = run_surrogate(
-            out,
-            explainer=explainer,
-            checkpoint=checkpoint,
-            classifier=chosen,
-            dataset=data,
-            registry=plugins,
-            progress=progress,
-            seed=seed,
-            chunk_size=chunk_size,
-        )
-    if as_json:
-        facts = {"out": str(out), "computed": ran.computed, "found": ran.found, "failed": ran.failed}
-        click.echo(json.dumps({**facts, **document}, indent=1))
-        return
-    for name, found in document["fidelity"].items():
-        value, (low, high) = found["value"], found["interval"]
-        click.echo(f"{name:>14} " + ("–" if value is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"))
-    for failure in ran.failed:
-        click.echo(f"failed: {failure}", err=True)
-    click.echo(f"{document['clips']} clips of {document['recordings']} recordings: {out}")
-
-
-def _table(document: dict[str, Any], scores: dict[str, Any]) -> str:
-    """The matrix as text, with what a class's own subspaces gain over the others'."""
-    width = max(8, *(len(name) for name in (*document["rows"], *document["columns"])))
-    head = " ".join(f"{name:>{width}}" for name in ("", *document["columns"]))
-    lines = [f"{head}   own - others"]
-    for name, values, advantage in zip(document["rows"], scores["matrix"], scores["advantage"], strict=True):
-        shown = " ".join(f"{'–' if value is None else f'{value:.4f}':>{width}}" for value in values)
-        low, high = (None, None) if advantage is None else advantage["interval"]
-        gain = "–" if advantage is None or advantage["mean"] is None else f"{advantage['mean']:.4f}"
-        lines.append(f"{name:>{width}} {shown}   {gain}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]"))
-    return "\n".join(lines) + "\n"

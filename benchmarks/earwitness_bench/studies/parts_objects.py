@@ -60,15 +60,15 @@ class Design:
     parameters : dict
     kinds : tuple of str
         Values of ``subspaces``; the first is held against the others.
-    fits : int
-        How often each is fitted, with seeds 0, 1, …
+    seeds : tuple of int
+        Each kind is fitted once with each.
     chunk_size : int
     """
 
     explainer: str
     parameters: dict[str, Any]
     kinds: tuple[str, ...]
-    fits: int
+    seeds: tuple[int, ...]
     chunk_size: int
 
 
@@ -150,7 +150,7 @@ def run_parts_objects(
         "train": digest_of([[entry.clip_id, entry.labels, entry.fingerprint] for entry in train.entries]),
         "chunk_size": design.chunk_size,
     }
-    places = [(kind, seed, label) for kind in design.kinds for seed in range(design.fits) for label in objects]
+    places = [(kind, seed, label) for kind in design.kinds for seed in design.seeds for label in objects]
     cells = []
     for kind, seed, label in places:
         parameters = {**design.parameters, "subspaces": kind}
@@ -175,7 +175,7 @@ def run_parts_objects(
     document = {
         "study": NAME,
         "settings": {**common, "parameters": resolved_parameters(offer.spec, design.parameters)},
-        "clips": {label: len(fits[design.kinds[0], 0, label].whole) for label in objects},
+        "clips": {label: len(fits[design.kinds[0], design.seeds[0], label].whole) for label in objects},
         "objects": objects,
         "fits": [
             {"kind": kind, "seed": seed, "label": label, **describe(fits[kind, seed, label], objects[label])}
@@ -230,14 +230,14 @@ def _summary(
     def by_clip(other: str) -> Floats:
         """Mean over fits, all classes one after the other."""
         return np.concatenate(
-            [np.mean([matched_shares(fits[other, seed, label]) for seed in range(design.fits)], 0) for label in labels]
+            [np.mean([matched_shares(fits[other, seed, label]) for seed in design.seeds], 0) for label in labels]
         )
 
     own = by_clip(kind)
     clips = [str(i) for i in range(len(own))]
     found = [
         describe(fits[kind, seed, label], tuple(map(str, range(fits[kind, seed, label].whole.shape[1]))))["found"]
-        for seed in range(design.fits)
+        for seed in design.seeds
         for label in labels
     ]
     less = by_clip(design.kinds[0]) - own
@@ -319,12 +319,12 @@ def _draw(path: Path, document: dict[str, Any], design: Design, classifier: str)
             document["objects"][shown["label"]],
         )
         for shown in document["fits"]
-        if shown["kind"] == design.kinds[0] and shown["seed"] == 0
+        if shown["kind"] == design.kinds[0] and shown["seed"] == design.seeds[0]
     ]
     draw_matrices(
         path,
         matrices,
-        title=f"{classifier}, {design.kinds[0]}: which part is which object (fit 0, held-out clips)",
+        title=f"{classifier}, {design.kinds[0]}: which part is which object (first fit, held-out clips)",
         row_axis="",
         column_axis="",
     )
