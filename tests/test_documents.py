@@ -34,7 +34,8 @@ from sounds import write_sound
 ROOT = Path(__file__).parent.parent
 METHODS = ["docs/lrp.md", "docs/drsa.md", "docs/l2i.md"]
 DOCUMENTS = [
-    *("README.md", "docs/datasets.md", "docs/how-it-works.md", "docs/plugins.md", "docs/running.md", "docs/suites.md"),
+    *("README.md", "docs/datasets.md", "docs/how-it-works.md", "docs/plugins.md", "docs/report.md", "docs/running.md"),
+    "docs/suites.md",
     "docs/statistics.md",
     *METHODS,
     "docs/sparse-nmf.md",
@@ -220,6 +221,17 @@ def test_the_commands_of_the_page_on_running_run(workplace: Path) -> None:
         run_command(line.replace("CELL", cells[0] if cells else "CELL"))
     log = (workplace / "results" / "run.log").read_text()
     assert re.search(r"2 x joblib(.|\n)* 0 found\n(.|\n)*1 x serial(.|\n)*done: 0 explanations, 0 scores", log)
+
+
+def test_the_commands_of_the_page_on_reports_run(workplace: Path) -> None:
+    for language, content in blocks("docs/report.md"):
+        assert language == "bash"
+        for line in content.strip().splitlines():
+            run_command(line)
+    assert len(list((workplace / "report").glob("clip-1-*.html"))) == 4
+    assert (workplace / "report" / "index.html").exists()
+    assert (workplace / "test" / "index.html").exists()
+    assert len(list((workplace / "results" / "listening-tests").glob("*.json"))) == 1
 
 
 def test_the_results_page_names_suites_and_methods_that_exist() -> None:

@@ -18,7 +18,7 @@ RATE = 16_000
 """Of all sounds, in Hz: what MP3 does well at these bitrates."""
 
 LOWEST_KBPS, HIGHEST_KBPS = 16.0, 40.0
-"""Average bitrates: below, noise and speech can no longer be told from artefacts; above, nobody hears the difference."""
+"""Average bitrates, at 16 kHz: a telephone's quality, and more than enough."""
 
 HEIGHT, WIDTH = 64, 128
 """Of pictures, in bands and frames at most."""

@@ -16,6 +16,7 @@ from earwitness.explanation import Explanation
 from earwitness.random import Random
 from earwitness.registry import Registry
 from earwitness_bench.chunks import Prepared, prepare
+from earwitness_bench.engines.process import cpu_threads
 from earwitness_bench.explaining import Asker, explained_rows
 from earwitness_bench.packing import unpack
 from earwitness_bench.plan import Plan
@@ -70,15 +71,17 @@ class Replay:
         The data or the classifier of that arena cannot be had here, or the classifier is another one now.
     """
 
-    def __init__(
-        self, store: Store, arena: int, *, registry: Registry, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, store: Store, arena: int, *, registry: Registry, device: torch.device | str = "cpu") -> None:
         document = store.read_plan()
+        if "suite" not in document:
+            raise StoreError(f"The plan in {store.folder} does not say by what suite its results were made.")
         suite = parse_suite(document["suite"])
         suite = suite.model_copy(update={"arenas": (suite.arenas[arena],)})
         self._document: dict[str, Any] = document["arenas"][arena]
         self._store, self._suite = store, suite
-        self._plan: Plan = make_plan(suite, store, registry=registry, device=device)[0]
+        self._threads: int = document["environment"]["threads"]
+        with cpu_threads(self._threads):  # their number is part of every key
+            self._plan: Plan = make_plan(suite, store, registry=registry, device=device)[0]
         self._asker = Asker(suite.seed, store, registry)
         (self._lineup,) = self._plan.lineups
         self._stage = self._lineup.stage
@@ -172,7 +175,8 @@ class Replay:
         unit = self._plan[chunk * len(contestants) + contestants.index(explainer)]
         if unit.explain_key != key:
             raise CannotReplayError("its maps were not kept, and what they depend on has changed since")
-        return self._asker.explain(unit, prepared).explanation
+        with cpu_threads(self._threads):
+            return self._asker.explain(unit, prepared).explanation
 
     def _rendered(self, prepared: Prepared, explanation: Explanation, rows: Sequence[str] | None) -> Replayed:
         suite, scene = self._suite, prepared.scene
@@ -198,4 +202,3 @@ class Replay:
             rendering.kept_energy[own],
             *(p[own].cpu() for p in answers),
         )
-

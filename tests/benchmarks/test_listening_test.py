@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,16 @@ from earwitness_bench.store import Store
 nan = math.nan
 
 
-def written(out: Path, **choice: Any) -> tuple[Store, Written, Key]:
-    run_suite(suite_of("ideal", "wobbly", controls=True), out / "results", registry=stub_registry())
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results that tests copy before they change them."""
+    results = tmp_path_factory.mktemp("ran") / "results"
+    run_suite(suite_of("ideal", "wobbly", controls=True), results, registry=stub_registry())
+    return results
+
+
+def written(ran: Path, out: Path, **choice: Any) -> tuple[Store, Written, Key]:
+    shutil.copytree(ran, out / "results")
     store = Store(out / "results")
     done = write_test(out / "results", out / "test", registry=stub_registry(), choice=Choice(**choice))
     return store, done, read_key(store, done.test)
@@ -51,8 +60,8 @@ def answer(path: Path, key: Key, scores: dict[str, float], *, reference: float =
     return path
 
 
-def test_each_trial_plays_every_method_the_hidden_recording_and_an_anchor(tmp_path: Path) -> None:
-    _, done, key = written(tmp_path, clips=3)
+def test_each_trial_plays_every_method_the_hidden_recording_and_an_anchor(ran: Path, tmp_path: Path) -> None:
+    _, done, key = written(ran, tmp_path, clips=3)
     assert (done.trials, done.sounds, done.explainers) == (3, 4, ("ideal", "wobbly"))
     assert [trial.training for trial in key.trials] == [True, False, False, False]
     for trial in key.trials:
@@ -77,8 +86,8 @@ def test_each_trial_plays_every_method_the_hidden_recording_and_an_anchor(tmp_pa
         assert np.corrcoef(sounds["method", "ideal"], scaled)[0, 1] > 0.8
 
 
-def test_the_pages_do_not_say_which_method_is_which(tmp_path: Path) -> None:
-    _, done, key = written(tmp_path)
+def test_the_pages_do_not_say_which_method_is_which(ran: Path, tmp_path: Path) -> None:
+    _, done, key = written(ran, tmp_path)
     files = [path for path in done.folder.rglob("*") if path.is_file()]
     everything = b"".join(path.read_bytes() for path in files if path.suffix in (".html", ".js", ".css"))
     names = " ".join(str(path.relative_to(done.folder)) for path in files)
@@ -90,31 +99,32 @@ def test_the_pages_do_not_say_which_method_is_which(tmp_path: Path) -> None:
     assert len(times) == 1
 
 
-def test_orders_differ_from_trial_to_trial_and_are_repeatable(tmp_path: Path) -> None:
-    _, _, key = written(tmp_path / "a", seed=3)
-    _, _, again = written(tmp_path / "b", seed=3)
-    _, _, other = written(tmp_path / "c", seed=4)
+def test_orders_differ_from_trial_to_trial_and_are_repeatable(ran: Path, tmp_path: Path) -> None:
+    _, _, key = written(ran, tmp_path / "a", seed=3)
+    _, _, again = written(ran, tmp_path / "b", seed=3)
+    _, _, other = written(ran, tmp_path / "c", seed=4)
     assert key == again
     assert key.test != other.test
     orders = {tuple((s.kind, s.explainer) for s in trial.stimuli) for trial in key.trials}
     assert len(orders) > 1
 
 
-def test_more_methods_than_people_can_compare_are_refused(tmp_path: Path) -> None:
-    run_suite(suite_of("ideal", "wobbly"), tmp_path, registry=stub_registry())
+def test_more_methods_than_people_can_compare_are_refused(ran: Path, tmp_path: Path) -> None:
+    shutil.copytree(ran, tmp_path / "results")
+    results = tmp_path / "results"
+    many = Choice(explainers=[f"ideal{n}" for n in range(11)])
+    store = Store(results)
+    plan = store.read_plan()
+    plan["arenas"][0]["explainers"] = [{**plan["arenas"][0]["explainers"][0], "title": t} for t in many.explainers]
+    store.write_plan({name: value for name, value in plan.items() if name not in ("schema", "kind")})
     with pytest.raises(ConfigurationError, match="more than the 12 sounds"):
-        many = Choice(explainers=[f"ideal{n}" for n in range(11)])
-        store = Store(tmp_path)
-        plan = store.read_plan()
-        plan["arenas"][0]["explainers"] = [{**plan["arenas"][0]["explainers"][0], "title": t} for t in many.explainers]
-        store.write_plan(plan)
-        write_test(tmp_path, tmp_path / "test", registry=stub_registry(), choice=many)
+        write_test(results, tmp_path / "test", registry=stub_registry(), choice=many)
     with pytest.raises(ConfigurationError, match="Did you mean 'ideal1'"):
-        write_test(tmp_path, tmp_path / "test", registry=stub_registry(), choice=Choice(explainers=["ideal_1"]))
+        write_test(results, tmp_path / "test", registry=stub_registry(), choice=Choice(explainers=["ideal_1"]))
 
 
-def test_answers_become_a_column_of_the_leaderboard(tmp_path: Path) -> None:
-    store, _, key = written(tmp_path, clips=3)
+def test_answers_become_a_column_of_the_leaderboard(ran: Path, tmp_path: Path) -> None:
+    store, _, key = written(ran, tmp_path, clips=3)
     files = [
         answer(tmp_path / "a.json", key, {"ideal": 80.0, "wobbly": 30.0}, session="a"),
         answer(tmp_path / "b.json", key, {"ideal": 70.0, "wobbly": 40.0}, session="b"),
@@ -139,8 +149,8 @@ def test_answers_become_a_column_of_the_leaderboard(tmp_path: Path) -> None:
     assert by_name["ideal"].mean_rank == 1.0  # a column of people is shown, and moves no rank
 
 
-def test_an_import_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
-    store, _, key = written(tmp_path, clips=2)
+def test_an_import_takes_the_place_of_the_one_before(ran: Path, tmp_path: Path) -> None:
+    store, _, key = written(ran, tmp_path, clips=2)
     import_answers(store.folder, [answer(tmp_path / "a.json", key, {"ideal": 80.0, "wobbly": 30.0})])
     import_answers(store.folder, [answer(tmp_path / "a.json", key, {"ideal": 60.0, "wobbly": 30.0})])
     plan = store.read_plan()
@@ -149,8 +159,8 @@ def test_an_import_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     assert {s.values["opinion_score"] for s in table.standings} == {60.0, 30.0, None}
 
 
-def test_who_does_not_hear_the_hidden_recording_does_not_count(tmp_path: Path) -> None:
-    store, _, key = written(tmp_path, clips=2)
+def test_who_does_not_hear_the_hidden_recording_does_not_count(ran: Path, tmp_path: Path) -> None:
+    store, _, key = written(ran, tmp_path, clips=2)
     good = answer(tmp_path / "a.json", key, {"ideal": 80.0, "wobbly": 30.0}, session="a")
     deaf = answer(tmp_path / "b.json", key, {"ideal": 10.0, "wobbly": 90.0}, reference=50.0, session="b")
     found = import_answers(store.folder, [good, deaf])
@@ -177,8 +187,8 @@ def test_the_screening_is_that_of_the_recommendation() -> None:
         ({"rater": ""}, "rater"),
     ],
 )
-def test_files_that_are_no_answers_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    store, _, key = written(tmp_path, clips=1)
+def test_files_that_are_no_answers_are_refused(ran: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    store, _, key = written(ran, tmp_path, clips=1)
     path = answer(tmp_path / "a.json", key, {"ideal": 80.0, "wobbly": 30.0})
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     before = (store.folder / "plan.json").read_text()
@@ -187,15 +197,15 @@ def test_files_that_are_no_answers_are_refused(tmp_path: Path, change: dict[str,
     assert (store.folder / "plan.json").read_text() == before
 
 
-def test_the_same_answers_twice_are_refused(tmp_path: Path) -> None:
-    store, _, key = written(tmp_path, clips=1)
+def test_the_same_answers_twice_are_refused(ran: Path, tmp_path: Path) -> None:
+    store, _, key = written(ran, tmp_path, clips=1)
     path = answer(tmp_path / "a.json", key, {"ideal": 80.0})
     with pytest.raises(ConfigurationError, match="would count twice"):
         import_answers(store.folder, [path, path])
 
 
-def test_explanations_that_are_not_those_of_the_last_run_are_refused(tmp_path: Path) -> None:
-    store, _, key = written(tmp_path, clips=1)
+def test_explanations_that_are_not_those_of_the_last_run_are_refused(ran: Path, tmp_path: Path) -> None:
+    store, _, key = written(ran, tmp_path, clips=1)
     path = answer(tmp_path / "a.json", key, {"ideal": 80.0, "wobbly": 30.0})
     run_suite(suite_of("ideal", "wobbly", seed=1), store.folder, registry=stub_registry())
     with pytest.raises(StoreError, match="not part of the last run"):
@@ -242,10 +252,10 @@ def test_an_opinion_score_weighs_clips_alike_and_has_both_intervals() -> None:
     assert math.isnan(opinion("x", np.full((2, 2), nan), ["a", "b"]).score)
 
 
-def test_the_command_writes_and_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_and_imports(ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from earwitness.cli.shell import shell
 
-    run_suite(suite_of("ideal", "wobbly"), tmp_path / "results", registry=stub_registry())
+    shutil.copytree(ran, tmp_path / "results")
     monkeypatch.setattr("earwitness.cli.context.registry", lambda switched_off=(): stub_registry())
     results, out = str(tmp_path / "results"), str(tmp_path / "test")
     done = CliRunner().invoke(shell, ["listening-test", results, "--out", out, "--clips", "2"])
@@ -257,6 +267,8 @@ def test_the_command_writes_and_imports(tmp_path: Path, monkeypatch: pytest.Monk
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
     assert "ideal" in done.stdout
     assert "80.0" in done.stdout
-    document = json.loads(CliRunner().invoke(shell, ["listening-test", results, "--import", str(file), "--json"]).stdout)
+    document = json.loads(
+        CliRunner().invoke(shell, ["listening-test", results, "--import", str(file), "--json"]).stdout
+    )
     assert document["methods"][0]["score"] == 80.0
     assert CliRunner().invoke(shell, ["listening-test", results]).exit_code == 2

@@ -53,7 +53,7 @@ def report_of(results: Path, **options: Any) -> Report:
 def nasty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Report]:
     """A run whose names hold HTML, with a method that fails and a clip that is silent."""
     results = tmp_path_factory.mktemp("nasty") / "results"
-    broken = {"name": "naughty", "parameters": {"way": "crash"}}
+    broken = {"name": "naughty", "parameters": {"way": "crash"}, "label": "naughty"}
     suite = suite_of(
         {"name": "ideal", "label": NASTY},
         "wobbly",

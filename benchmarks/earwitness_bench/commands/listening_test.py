@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @click.option("--import", "imports", is_flag=True, help="Enter the ANSWERS that raters saved into DIR.")
 @click.option("--arena", default="", help="Title of the arena. Default: the first one.")
 @click.option("--explainer", "explainers", multiple=True, metavar="NAME", help="Default: the six best.")
-@click.option("--clips", type=click.IntRange(min=1), default=10, show_default=True, help="Trials; one more for training.")
+@click.option(
+    "--clips", type=click.IntRange(min=1), default=10, show_default=True, help="Trials; one more for training."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of clips and of all orders.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
@@ -90,11 +92,14 @@ def _as_json(folder: Path, found: Imported) -> str:
 
 
 def _as_text(found: Imported) -> str:
-    rows = [("", "opinion score", "95 % over raters", "95 % over clips", "ratings")]
+    rows: list[tuple[str, ...]] = [("", "opinion score", "95 % over raters", "95 % over clips", "ratings")]
     rows += [_line(one) for one in (*found.methods, found.reference, found.anchor)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "  ".join(cell.rjust(width) if n else cell.ljust(width) for n, (cell, width) in enumerate(zip(row, widths)))
+        "  ".join(
+            cell.rjust(width) if n else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
     screened = f"; not counted, because they missed the hidden recording: {', '.join(found.screened)}"

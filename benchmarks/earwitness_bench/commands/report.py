@@ -16,7 +16,9 @@ from earwitness.cli.progress import progress_bar
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="HTML_DIR", help="Folder of the report.")
 @click.option("--clips", type=click.IntRange(min=0), default=80, show_default=True, help="With sounds, in each arena.")
-@click.option("--max-mb", type=click.FloatRange(min=1), default=30.0, show_default=True, help="Size of the whole folder.")
+@click.option(
+    "--max-mb", type=click.FloatRange(min=1), default=30.0, show_default=True, help="Size of the whole folder."
+)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 def report(folder: Path, out: Path, clips: int, max_mb: float, device: str, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -150,7 +149,9 @@ class _Ratings:
                 if place in practice:
                     continue
                 if place not in places:
-                    raise ConfigurationError(f"{own.rater!r} rates a sound that is not in the test {key.test}: {place}.")
+                    raise ConfigurationError(
+                        f"{own.rater!r} rates a sound that is not in the test {key.test}: {place}."
+                    )
                 if (places[place], rating.sound) in given:
                     raise ConfigurationError(f"{own.rater!r} rates one sound twice: {place}.")
                 given[places[place], rating.sound] = rating.score
@@ -182,7 +183,8 @@ def _read(path: Path) -> Answers:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the document"
         raise ConfigurationError(
-            f"{path} holds no answers of a listening test: {place}: {problem['msg']}. Give the files that the page saved."
+            f"{path} holds no answers of a listening test: {place}: {problem['msg']}. Give the "
+            "files that the page saved."
         ) from None
 
 
@@ -221,8 +223,8 @@ def _enter(store: Store, key: Key, rated: dict[str, Floats], answers: str) -> No
     lost = {explain for explain, _ in values} - there
     if lost:
         raise StoreError(
-            f"{len(lost)} explanations of the listening test {key.test} are not part of the last run of {store.folder}. "
-            "Run the suite again as it was, then import."
+            f"{len(lost)} explanations of the listening test {key.test} are not part of the last run of "
+            f"{store.folder}. Run the suite again as it was, then import."
         )
     place = next((n for n, metric in enumerate(plan["metrics"]) if metric["name"] == METRIC), len(plan["metrics"]))
     for arena, explainer, cell in _cells(plan):

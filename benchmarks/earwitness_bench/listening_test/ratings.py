@@ -16,7 +16,7 @@ from earwitness_bench.statistics.groups import Floats
 
 REFERENCE_LEVEL = 90.0
 REFERENCE_MISSES = 0.15
-"""Who rates the hidden reference below 90 in more than 15 % of the trials is screened out (BS.1534-3, section 4.1.2)."""
+"""Who rates the hidden reference below 90 in more than 15 % of the trials is screened out (ITU-R BS.1534-3)."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ def opinion(name: str, ratings: Floats, groups: Sequence[str]) -> Opinion:
     groups : sequence of str, length clips
         Source recording of each.
     """
-    heard = ~np.isnan(ratings).all(0)
+    heard = np.asarray(~np.isnan(ratings).all(0))
     raters = ~np.isnan(ratings).all(1)
     if not heard.any():
         nothing = (math.nan, math.nan)
         return Opinion(name, math.nan, nothing, nothing, 0)
     by_clip = np.nanmean(ratings[:, heard], 0)
     by_rater = np.nanmean(ratings[raters], 1)
-    own = [group for group, there in zip(groups, heard, strict=True) if there]
+    own = [group for group, there in zip(groups, heard.tolist(), strict=True) if there]
     return Opinion(
         name,
         float(by_clip.mean()),

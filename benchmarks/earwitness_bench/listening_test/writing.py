@@ -38,7 +38,7 @@ EXPLAINERS = 6
 """The best ones of the leaderboard, unless others are named."""
 
 MOST_SOUNDS = 12
-"""On one page, hidden reference and anchor included (ITU-R BS.1534-3, section 5.2)."""
+"""On one page, hidden reference and anchor included (ITU-R BS.1534)."""
 
 ANCHOR_ENERGY = 0.3
 """Share of the recording's energy that the anchor's random mask keeps."""
@@ -128,7 +128,12 @@ def write_test(
     explainers = _explainers(store, place, arena, choice.explainers)
     rows = _rows(gather(store)[place], explainers, choice)
     keys = {e["title"]: [cell["explain"] for cell in e["cells"]] for e in arena["explainers"]}
-    identity = [arena["title"], choice.seed, explainers, [(row.name, keys[e][row.chunk]) for row in rows for e in explainers]]
+    identity = [
+        arena["title"],
+        choice.seed,
+        explainers,
+        [(row.name, keys[e][row.chunk]) for row in rows for e in explainers],
+    ]
     test = digest_of(identity)[:12]
     _clear(folder)
     replay = Replay(store, place, registry=registry, device=device)

@@ -174,8 +174,8 @@ class _Exhibition:
         done = gallery.fill(arena.shown[:count], arena.played, self._progress, done, total)
         if budget.kbps < _POOR_KBPS and count:
             self.notes.append(
-                f"{arena.facts.title}: sounds have down to {budget.kbps:.0f} kbit/s, to stay within {self._max_mb:g} MB; "
-                "--max-mb allows more"
+                f"{arena.facts.title}: sounds have down to {budget.kbps:.0f} kbit/s, to stay within "
+                f"{self._max_mb:g} MB; --max-mb allows more"
             )
         return done + asked - count * methods, before - budget.left + count * methods * PAGE_BYTES
 

@@ -79,7 +79,9 @@ def ranks_of(difference: Difference) -> Ranks:
         own = [rank_of[name] for name in clique]
         bars.append((x(min(own)) - 4, x(max(own)) + 4, AXIS_Y + 12 + 9 * number))
     critical = (x(1), min(x(1 + difference.critical_difference), WIDTH - 20))
-    return Ranks(below + _ROW * half, tuple((x(r), r) for r in range(1, count + 1)), tuple(names), tuple(bars), critical)
+    return Ranks(
+        below + _ROW * half, tuple((x(r), r) for r in range(1, count + 1)), tuple(names), tuple(bars), critical
+    )
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ def chart_of(lines: Lines, names: Sequence[str]) -> Chart:
         return _TOP + (high - value) / (high - low) * (CURVE_HEIGHT - _TOP - _BOTTOM)
 
     series = tuple(
-        Series(name, number, "M" + "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in zip(lines.x, lines.y[name], strict=True)))
+        Series(
+            name, number, "M" + "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in zip(lines.x, lines.y[name], strict=True))
+        )
         for number, name in enumerate(names)
         if name in lines.y
     )

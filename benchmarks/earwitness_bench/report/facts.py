@@ -218,8 +218,10 @@ def _lines(plan: dict[str, Any], arena: dict[str, Any], store: Store) -> Iterato
         if not grids:
             continue
         ((x, _),) = grids.most_common(1)  # clips of another length may have other steps: they enter no mean
-        y = {title: np.array([row for c in curves if tuple(c["x"]) == x for row in c["y"]], dtype=np.float64)
-             for title, curves in own.items()}
+        y = {
+            title: np.array([row for c in curves if tuple(c["x"]) == x for row in c["y"]], dtype=np.float64)
+            for title, curves in own.items()
+        }
         whole = {title: rows[~np.isnan(rows).any(1)] for title, rows in y.items() if rows.size}
         means = {title: tuple(rows.mean(0).tolist()) for title, rows in whole.items() if len(rows)}
         if means:

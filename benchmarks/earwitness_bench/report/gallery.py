@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from earwitness.errors import EarwitnessError
 from earwitness.protocols import Progress
 from earwitness_bench import media
+from earwitness_bench.replay import Replay
 from earwitness_bench.report.facts import Row
-from earwitness_bench.replay import Replay, Replayed
 
 PICTURE_BYTES = 3_500
 """What a picture takes: masks and spectrograms of ESC-10 took 2,560 bytes on average, white noise takes 5,500."""
@@ -179,9 +179,9 @@ class Gallery:
         pictures = media.spectrogram_png(scene.magnitude, self._replay.frequencies_hz)
         for one in own:
             place = places.get(one.row.name)
-            self._budget.sounds -= 1
             self._budget.pictures -= 1
             if place is None:
+                self._budget.sounds -= 1
                 one.reasons[""] = "The recording cannot be read."
                 continue
             one.duration_s = scene.n_samples / scene.batch.rate
@@ -214,15 +214,18 @@ class Gallery:
             name = f"{one.number:03d}-{place:02d}"
             gain = gains[one.row.name]
             one.p_original = float(replayed.p_original[n])
-            mask = self._write(f"{name}.png", pictures[n])
-            one.exhibits[explainer] = _exhibit(
-                replayed, n, mask, [self._sound(f"{name}-{what}.mp3", gain * sound[n], 1)
-                                    for what, sound in (("heard", heard), ("rest", rest))]
+            one.exhibits[explainer] = Exhibit(
+                mask=self._write(f"{name}.png", pictures[n]),
+                heard=self._sound(f"{name}-heard.mp3", gain * heard[n]),
+                rest=self._sound(f"{name}-rest.mp3", gain * rest[n]),
+                p_heard=float(replayed.p_heard[n]),
+                p_rest=float(replayed.p_rest[n]),
+                kept_energy=float(replayed.kept_energy[n]),
             )
 
-    def _sound(self, name: str, samples: NDArray[np.float32], counts: int = 0) -> str:
+    def _sound(self, name: str, samples: NDArray[np.float32]) -> str:
         content = self._budget.sound(samples)
-        self._budget.sounds -= counts
+        self._budget.sounds -= 1
         return self._write(name, content)
 
     def _write(self, name: str, content: bytes) -> str:
@@ -230,8 +233,3 @@ class Gallery:
         (self._folder / relative).write_bytes(content)
         self._budget.left -= len(content)
         return relative
-
-
-def _exhibit(replayed: Replayed, row: int, mask: str, sounds: list[str]) -> Exhibit:
-    numbers = (replayed.p_heard, replayed.p_rest, replayed.kept_energy)
-    return Exhibit(mask, *sounds, *(float(values[row]) for values in numbers))

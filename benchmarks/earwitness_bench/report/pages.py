@@ -125,9 +125,10 @@ def write_pages(folder: Path, arenas: list[ArenaPages], plan: dict[str, Any], no
             name = arena.explainer_page(standing.explainer)
             pages[name] = env.get_template("explainer.html").render(arena=arena, standing=standing)
         for place, shown in enumerate(arena.shown):
-            around = (arena.shown[place - 1] if place else None, (arena.shown[place + 1 :] or [None])[0])
+            before = arena.shown[place - 1] if place else None
+            after = arena.shown[place + 1] if place + 1 < len(arena.shown) else None
             pages[arena.clip_page(shown)] = env.get_template("clip.html").render(
-                arena=arena, shown=shown, before=around[0], after=around[1]
+                arena=arena, shown=shown, before=before, after=after
             )
     for name, content in pages.items():
         write_atomically(folder / name, content.encode())

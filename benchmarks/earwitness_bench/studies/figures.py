@@ -51,7 +51,7 @@ def draw_matrices(path: Path, matrices: Sequence[Matrix], *, title: str, row_axi
         A file cannot be written.
     """
     size = max(3.2, 0.62 * max(len(matrix.columns) for matrix in matrices) + 2.2)
-    figure = Figure(figsize=(size * len(matrices), size), layout="constrained")
+    figure = Figure(figsize=(size * len(matrices), size + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(matrices), squeeze=False)[0]
     for axis, matrix in zip(axes, matrices, strict=True):
@@ -92,7 +92,7 @@ def draw_scatter(path: Path, places: NDArray[np.float64], classes: Sequence[str]
 
 
 def _save(figure: Figure, path: Path, title: str) -> list[Path]:
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left", wrap=True)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     paths = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
     try:
         with mpl.rc_context({"svg.hashsalt": "earwitness"}):  # equal matrices give equal files
