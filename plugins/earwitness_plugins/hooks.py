@@ -242,7 +242,6 @@ def earwitness_classifiers() -> Iterator[ClassifierSpec]:
         summary="Several of ESC-10's classes at once (multilabel): a packaged linear layer on efficientat-mn04.",
     )
 
-
     yield ClassifierSpec(
         name="apnet",
         target="earwitness_plugins.apnet.classifier:apnet",

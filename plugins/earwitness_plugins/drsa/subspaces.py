@@ -106,7 +106,7 @@ def polar(matrices: Tensor) -> Tensor:
     """
     try:
         left, _, right = torch.linalg.svd(matrices)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         if matrices.dtype == torch.float64:
             raise
         return polar(matrices.double()).to(matrices.dtype)
