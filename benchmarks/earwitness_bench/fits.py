@@ -56,6 +56,9 @@ def fit_all(
     """
     fitted: dict[str, Path | str] = {}
     for entry in suite.explainers:
+        if entry.checkpoint:
+            fitted_identity(Path(entry.checkpoint))  # it is looked at here, and not when the first clip is explained
+            fitted[entry.title] = Path(entry.checkpoint)
         if entry.fit is None:
             continue
         offer = registry.explainer(entry.name)

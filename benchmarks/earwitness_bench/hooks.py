@@ -144,6 +144,22 @@ def earwitness_metrics() -> Iterator[MetricSpec]:
             Column(name="COMP", direction="lower", summary="nats"),
         ),
     )
+    yield MetricSpec(
+        name="cascading-randomisation",
+        target="earwitness_bench.metrics.randomisation:CascadingRandomisation",
+        summary="Does the map change when the classifier's layers are randomised, from the output down?",
+        paper="Adebayo et al., NeurIPS 2018; Wang et al., IEEE TIP 2004",
+        columns=(
+            Column(
+                name="SSIM_randomised",
+                direction="lower",
+                summary="area of the similarity to the original map, from no layer random to all",
+            ),
+            Column(name="SSIM_all_random", direction="lower", summary="the same where all layers are random"),
+            Column(name="SSIM_other_clip", direction="neither", summary="of the original maps of two clips"),
+            Column(name="degenerate_randomised", direction="neither", summary="share of stages with a constant map"),
+        ),
+    )
     yield from quantus_specs()
     yield from _patch_flipping()
     yield from _parts()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 
 import numpy as np
 import soundfile
@@ -79,6 +80,12 @@ def spectrogram_png(magnitude: Tensor, frequencies_hz: Tensor) -> list[bytes]:
 def mask_png(gain: Tensor, frequencies_hz: Tensor) -> list[bytes]:
     """Square root of each gain, so that quiet parts show: gains (B, F, N) in [0, 1] to B pictures of one scale."""
     return [_png(row, "viridis") for row in _coarse(gain, frequencies_hz).clamp(0, 1).sqrt()]
+
+
+def ticks(highest_hz: float) -> list[tuple[float, str]]:
+    """Where some frequencies lie on a picture whose upper end is ``highest_hz``: share of its height, and name."""
+    named = ((100.0, "100 Hz"), (500.0, "500 Hz"), (2000.0, "2 kHz"), (8000.0, "8 kHz"))
+    return [(math.log1p(hz / 700) / math.log1p(highest_hz / 700), name) for hz, name in named if hz < 0.95 * highest_hz]
 
 
 def _compression(kbps: float) -> float:

@@ -332,9 +332,10 @@ def explainer_parameters(suite: Suite, entry: ExplainerEntry, spec: ExplainerSpe
 
 def _contestant(suite: Suite, entry: ExplainerEntry, registry: Registry, fitted: Path | str | None) -> Contestant:
     offer = registry.explainer(entry.name)
-    if "fit" in offer.spec.needs and entry.fit is None:
+    if "fit" in offer.spec.needs and entry.fit is None and not entry.checkpoint:
         raise ConfigurationError(
-            f"{entry.title} must be fitted first. Say to which data: fit = {{ name = 'toy' }} in its [[explainers]]."
+            f"{entry.title} must be fitted first. Say to which data: fit = {{ name = 'toy' }} in its [[explainers]]; or "
+            "which fit to use: checkpoint = 'FOLDER'."
         )
     parameters = explainer_parameters(suite, entry, offer.spec)
     identity: dict[str, Any] = {

@@ -17,6 +17,7 @@ from earwitness.errors import ConfigurationError, nearest
 SHIPPED = Path(__file__).parent / "suites"
 
 Name = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(strict=True)]
 
 
 class _Section(BaseModel):
@@ -49,22 +50,40 @@ class Reference(_Section):
 class Fit(Reference):
     """The data that an explainer is fitted to, those that select among its states, and the seed (the suite's, if none).
 
-    A suite that asks what a fit owes to chance lists a method once for each seed.
+    A suite that asks what a fit owes to chance gives ``seeds`` instead: the explainer then stands there once for each,
+    as "LABEL, fit SEED".
     """
 
     validation: Reference | None = None
-    seed: Annotated[int, Field(strict=True)] | None = None
+    seed: Seed | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> Self:
+        if self.seeds is not None and self.seed is not None:
+            raise ValueError("give either seed or seeds")
+        if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds are different numbers, got {list(self.seeds)}")
+        return self
 
 
 class ExplainerEntry(Reference):
     """An explainer in a suite.
 
     ``label`` is its name in tables (default: name and parameters); ``fit`` names the data that a method which must be
-    fitted is fitted to, for each classifier.
+    fitted is fitted to, for each classifier; or ``checkpoint`` the folder of a fit that is there already (`earwitness
+    fit`), from where the suite is run.
     """
 
     label: str = ""
     fit: Fit | None = None
+    checkpoint: str = ""
+
+    @model_validator(mode="after")
+    def _fitted_once(self) -> Self:
+        if self.checkpoint and (self.fit or self.parameters):
+            raise ValueError("a checkpoint is fitted already and brings its own parameters: leave out fit, parameters")
+        return self
 
     @property
     def title(self) -> str:
@@ -207,6 +226,8 @@ def _read(source: str | Path) -> tuple[Path, dict[str, Any]]:
 def _extended(document: dict[str, Any], origin: str, folder: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The document with everything of the suite that it extends, and of the one that this extends, and so on."""
     document = dict(document)
+    if isinstance(document.get("explainers"), list):
+        document["explainers"] = [one for entry in document["explainers"] for one in _once_a_seed(entry)]
     source = document.pop("extends", None)
     if source is None:
         return document
@@ -222,6 +243,20 @@ def _extended(document: dict[str, Any], origin: str, folder: Path, seen: tuple[P
             titles = [title_of(entry) for entry in own]
             document[what] = [entry for entry in inherited if title_of(entry) not in titles] + own
     return base | document
+
+
+def _once_a_seed(entry: Any) -> list[Any]:
+    """An explainer once for each seed that its fit names; what is not valid is left for the validation to report."""
+    try:
+        valid = ExplainerEntry.model_validate(entry)
+    except ValidationError:
+        return [entry]
+    if valid.fit is None or valid.fit.seeds is None:
+        return [entry]
+    data = {key: value for key, value in entry["fit"].items() if key != "seeds"}
+    return [
+        {**entry, "label": f"{valid.title}, fit {seed}", "fit": {**data, "seed": seed}} for seed in valid.fit.seeds
+    ]
 
 
 def _title_in(section: type[Arena] | type[ExplainerEntry] | type[Reference]) -> Callable[[Any], str | None]:

@@ -256,8 +256,8 @@ def _settings(
         "explainer": offer.qualified_name,
         "version": offer.origin.version,
         "parameters": resolved_parameters(offer.spec, parameters),
-        "train": _digest_of_data(train),
-        "validation": None if validation is None else _digest_of_data(validation),
+        "train": digest_of_data(train),
+        "validation": None if validation is None else digest_of_data(validation),
         "seed": seed,
     }
 
@@ -265,6 +265,22 @@ def _settings(
 def _check_not_empty(name: str, train: Dataset) -> None:
     if not len(train):
         raise ConfigurationError(f"{name!r} cannot be fitted: the training data have no clips.")
+
+
+def replace_tensors(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Put other tensors into the folder of a finished fit: those of an explainer that was edited since.
+
+    What the folder says of the fit itself stays as it is.
+
+    Raises
+    ------
+    CheckpointError
+        The folder is missing, half-written or damaged.
+    """
+    stored = _read_document(folder)
+    save_tensors(folder / _TENSORS, state)
+    document = {**stored, "tensors_sha256": _sha256(folder / _TENSORS)}
+    write_json(folder / _DOCUMENT, {**document, "settings_sha256": _digest_of_settings(document)})
 
 
 def load_fitted(registry: Registry, folder: Path, classifier: AudioClassifier) -> Fittable:
@@ -377,7 +393,7 @@ def _read_state(folder: Path, stored: Mapping[str, Any]) -> dict[str, Tensor]:
     return load_tensors(folder / _TENSORS)[0]
 
 
-def _digest_of_data(dataset: Dataset) -> str:
+def digest_of_data(dataset: Dataset) -> str:
     """Changes with the samples, the labels and the order of the clips."""
     return digest_of([[entry.clip_id, entry.labels, entry.fingerprint] for entry in dataset.entries])
 

@@ -58,17 +58,17 @@ def draw_explanation(
     peak = max(float(recording.max()), 1e-20)
     for axis, power, name in ((axes[0], recording, "recording"), (axes[2], heard, "what is heard")):
         level = 10 * np.log10(np.maximum(power.numpy() / peak, 1e-20))
-        image = _show(axis, level, frequencies_hz, duration_s, "magma", Normalize(-RANGE_DB, 0.0))
+        image = show_map(axis, level, frequencies_hz, duration_s, "magma", Normalize(-RANGE_DB, 0.0))
         axis.set_title(name, loc="left", fontsize=10)
         figure.colorbar(image, ax=axis, label="dB", pad=0.01)
     shown = relevance.numpy()
     norm = PowerNorm(0.5, 0.0, max(float(shown.max()), 1e-12))  # quiet relevance stays visible beside the loudest
-    image = _show(axes[1], shown, frequencies_hz, duration_s, "viridis", norm)
+    image = show_map(axes[1], shown, frequencies_hz, duration_s, "viridis", norm)
     axes[1].set_title("relevance", loc="left", fontsize=10)
     figure.colorbar(image, ax=axes[1], label="share of the maximum", pad=0.01)
     axes[2].set_xlabel("time in s")
     figure.suptitle(f"{title}\n{verdict}", fontsize=10, x=0.01, ha="left", wrap=True)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +126,9 @@ def draw_parts(
     decibels = Normalize(-RANGE_DB, 0.0)
     for column, part in enumerate(parts):
         shown = (part.relevance / largest).numpy()
-        upper = _show(axes[0, column], shown, frequencies_hz, duration_s, "RdBu_r", signed)
+        upper = show_map(axes[0, column], shown, frequencies_hz, duration_s, "RdBu_r", signed)
         level = 10 * np.log10(np.maximum(part.heard.numpy() / max(loudest, 1e-20), 1e-20))
-        lower = _show(axes[1, column], level, frequencies_hz, duration_s, "magma", decibels)
+        lower = show_map(axes[1, column], level, frequencies_hz, duration_s, "magma", decibels)
         axes[0, column].set_title(part.title, loc="left", fontsize=10)
         axes[1, column].set_xlabel("time in s")
         if column:
@@ -137,7 +137,7 @@ def draw_parts(
     figure.colorbar(upper, ax=axes[0], label="relevance, of the largest", pad=0.01, ticks=[-1, -0.25, 0, 0.25, 1])
     figure.colorbar(lower, ax=axes[1], label="what is heard of it, dB", pad=0.01)
     figure.suptitle(title, fontsize=10, x=0.01, ha="left", wrap=True)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_examples(path: Path, *, title: str, examples: Sequence[Example]) -> Path:
@@ -174,20 +174,21 @@ def draw_examples(path: Path, *, title: str, examples: Sequence[Example]) -> Pat
     for axis, name in zip(axes[-1], ("similarity", "contribution to the class"), strict=True):
         axis.set_xscale("log")
         low, high = axis.get_xlim()
-        axis.set_xticks(*_ticks(low, high))
+        axis.set_xticks(*frequency_ticks(low, high))
         axis.set_xticks([], minor=True)
         axis.set_xlabel(f"frequency in Hz ({name} by band)")
     figure.suptitle(title, fontsize=10, x=0.01, ha="left", wrap=True)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
-def _ticks(low: float, high: float) -> tuple[list[int], list[str]]:
+def frequency_ticks(low: float, high: float) -> tuple[list[int], list[str]]:
     """Frequencies in Hz within a range, and how they are written."""
     ticks = [f for f in (100, 300, 1000, 3000, 10000) if low <= f <= high]
     return ticks, [f"{f:g}" if f < 1000 else f"{f / 1000:g}k" for f in ticks]
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a PNG file; StoreError where it cannot be written."""
     try:
         figure.savefig(path, dpi=110)
     except OSError as error:
@@ -195,7 +196,7 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _show(
+def show_map(
     axis: Axes,
     values: NDArray[np.float32],
     frequencies_hz: Tensor,
@@ -203,7 +204,19 @@ def _show(
     colours: str,
     norm: Normalize,
 ) -> QuadMesh:
-    """Draw a map on a logarithmic frequency axis that begins at 50 Hz."""
+    """Draw a map on a logarithmic frequency axis that begins at 50 Hz.
+
+    Parameters
+    ----------
+    axis : Axes
+    values : array (F, N)
+    frequencies_hz : Tensor (F,)
+        Ascending.
+    duration_s : float
+    colours : str
+        A colour map of matplotlib.
+    norm : Normalize
+    """
     low = max(50.0, float(frequencies_hz[1]))
     high = float(frequencies_hz[-1])
     rows = np.geomspace(low, high, 256)
@@ -218,6 +231,6 @@ def _show(
     )
     axis.set_yscale("log")
     axis.set_ylabel("frequency in Hz")
-    axis.set_yticks(*_ticks(low, high))
+    axis.set_yticks(*frequency_ticks(low, high))
     axis.set_yticks([], minor=True)
     return image

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Dataset
@@ -125,6 +125,30 @@ class SelfExplaining(Protocol):
 
     def as_classifier(self) -> AudioClassifier:
         """What was learnt, as a classifier like any other."""
+        ...
+
+
+class Retrain(Protocol):
+    """Trains the network of a classifier anew, from scratch; what a ``ClassifierSpec`` names by ``retrain``."""
+
+    def __call__(self, features: Tensor, labels: Tensor, *, seed: int, progress: Progress) -> nn.Module:
+        """Train on feature maps as they are given.
+
+        Parameters
+        ----------
+        features : Tensor (N, 1, M, N'), float32
+            As the classifier's front end makes them, with cells removed; the network is trained where they are.
+        labels : Tensor (N,), int64, on the CPU
+            Indices into the classifier's labels.
+        seed : int
+            Of all that is random: equal seeds and maps give equal networks.
+        progress : callable (done, total, text)
+
+        Returns
+        -------
+        nn.Module
+            In evaluation mode, with the inputs and outputs of the classifier's own network.
+        """
         ...
 
 

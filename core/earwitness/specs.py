@@ -175,9 +175,29 @@ class MetricSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSpec(Spec):
-    """A classifier that can be asked for by name. Calling the target returns an ``AudioClassifier``."""
+    """A classifier that can be asked for by name. Calling the target returns an ``AudioClassifier``.
+
+    ``retrain`` is the target (``"package.module:function"``) of a function that trains its network anew, see
+    :class:`earwitness.protocols.Retrain`; empty where there is none, and remove-and-retrain is closed to it.
+    """
 
     paper: str = ""
+    retrain: str = ""
+
+    def load_retrain(self) -> Any:
+        """Import the function that trains its network anew.
+
+        Raises
+        ------
+        PluginError
+            There is none, or it cannot be imported.
+        """
+        if not self.retrain:
+            raise PluginError(
+                f"The classifier {self.name!r} does not say how it is trained anew. Use one that does, such as "
+                "toy-cnn or esc10-cnn; one of your own says it by `retrain` in its ClassifierSpec."
+            )
+        return load_target(self.retrain, what=f"retrain of classifier {self.name!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -196,11 +196,13 @@ def earwitness_classifiers() -> Iterator[ClassifierSpec]:
     yield ClassifierSpec(
         name="esc10-cnn",
         target="earwitness_plugins.classifiers.zoo:esc10_cnn",
+        retrain="earwitness_plugins.classifiers.retraining:esc10_cnn",
         summary="Ten environmental sounds (ESC-10), any length; its weights come with the package.",
     )
     yield ClassifierSpec(
         name="toy-cnn",
         target="earwitness_plugins.classifiers.zoo:toy_cnn",
+        retrain="earwitness_plugins.classifiers.retraining:toy_cnn",
         summary="The DRSA thesis' small CNN for the synthetic two-class data; its weights come with the package.",
     )
     yield ClassifierSpec(
@@ -272,6 +274,16 @@ def earwitness_commands() -> Iterator[CommandSpec]:
         name="convert-apnet",
         target="earwitness_plugins.apnet.convert_command:convert_apnet",
         summary="Turn the authors' weights of APNet into a classifier.",
+    )
+    yield CommandSpec(
+        name="prototypes",
+        target="earwitness_plugins.apnet.book_command:prototypes",
+        summary="The prototypes of a trained APNet as a book to look at and to listen to.",
+    )
+    yield CommandSpec(
+        name="refine",
+        target="earwitness_plugins.apnet.refine_command:refine",
+        summary="Prune, edit, retrain and undo the prototypes of a trained APNet.",
     )
     yield CommandSpec(
         name="audit",

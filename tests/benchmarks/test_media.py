@@ -33,6 +33,16 @@ def test_a_sound_keeps_its_length_and_stays_within_its_share(kbps: float, durati
         assert len(content) > 0.8 * duration_s * kbps * 125  # it is not simply poor
 
 
+def test_frequencies_are_named_where_their_bands_lie() -> None:
+    frequencies_hz = torch.linspace(0, 8000, 1025)
+    for hz, (height, _) in zip((100, 500, 2000), media.ticks(8000.0), strict=True):
+        magnitude = torch.zeros(1, 1025, 4)
+        magnitude[0, round(hz / 8000 * 1024)] = 1
+        picture = np.array(decoded(media.spectrogram_png(magnitude, frequencies_hz)[0]))
+        lit = media.HEIGHT - 1 - picture[:, 0].argmax()
+        assert lit == pytest.approx(height * media.HEIGHT - 0.5, abs=1)
+
+
 def test_a_sound_comes_back_as_it_was_but_for_what_nobody_hears() -> None:
     tone = (0.4 * np.sin(2 * np.pi * 440 * np.arange(media.RATE) / media.RATE)).astype(np.float32)
     samples, _ = soundfile.read(io.BytesIO(media.mp3(tone, 32.0)))

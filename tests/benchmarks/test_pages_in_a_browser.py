@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench_stubs import N_SAMPLES, RATE, stub_registry, suite_of
@@ -199,7 +200,12 @@ def test_a_rater_goes_through_the_test_by_keyboard_stops_goes_on_and_saves_answe
     page.click("[data-next]")
     store = Store(folder / "results")
     (test,) = [path.stem for path in (folder / "results" / "listening-tests").glob("*.json")]
-    hidden = {s.token for trial in read_key(store, test).trials for s in trial.stimuli if s.kind == "reference"}
+    key = read_key(store, test)
+    hidden = {s.token for trial in key.trials for s in trial.stimuli if s.kind == "reference"}
+
+    def sounds_of(explainer: str) -> set[str]:
+        return {s.token for trial in key.trials for s in trial.stimuli if s.explainer == explainer}
+
     for trial in range(3):
         page.click("#forward")
         assert "Listen to every sound first" in page.inner_text("#ask")
@@ -235,3 +241,16 @@ def test_a_rater_goes_through_the_test_by_keyboard_stops_goes_on_and_saves_answe
         rating["score"] = 100 if rating["sound"] in hidden else min(rating["score"], 50)
     saved.write_text(json.dumps(document))
     assert import_answers(folder / "results", [saved]).raters == 1
+    (table,) = make_tables(store)
+    assert {s.explainer: s.values["opinion_score"] for s in table.standings if s.scope != "control"} == {
+        NASTY: pytest.approx(np.mean([r["score"] for r in document["ratings"] if r["sound"] in sounds_of(NASTY)])),
+        "wobbly": pytest.approx(
+            np.mean([r["score"] for r in document["ratings"] if r["sound"] in sounds_of("wobbly")])
+        ),
+        "broken": None,
+    }
+    with page.expect_navigation():
+        page.click("#anew")  # the next person, in the same browser
+    assert page.inner_text("h1 >> visible=true") == "What did the classifier hear?"
+    assert page.input_value("input[name=rater]") == ""
+    assert tab.troubles == []

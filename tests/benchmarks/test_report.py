@@ -166,6 +166,7 @@ def test_results_without_data_or_suite_still_have_a_report(tmp_path: Path) -> No
     done = report_of(tmp_path / "results")
     assert done.sounds == 0
     assert "no sounds and no pictures" in done.notes[0]
+    assert "No sound: see the notes" in Page(done.folder / "clip-1-1.html").text
     assert "<b>b" in Page(done.folder / "index.html").text
 
 
@@ -173,17 +174,24 @@ def test_a_small_budget_lowers_quality_then_leaves_clips_out_and_says_so(tmp_pat
     run_suite(suite_of("ideal", "wobbly"), tmp_path / "results", registry=stub_registry())
     rich = report_of(tmp_path / "results", max_mb=30)
     assert rich.notes == ()
-    done = report_of(tmp_path / "results", max_mb=0.66)
-    assert 0 < done.sounds < rich.sounds
-    assert "clips, because more do not fit into 0.66 MB" in done.notes[0]
-    assert done.size_mb <= 0.66
+    for max_mb, clips in ((0.2, 4), (0.15, 2), (0.12, 1)):
+        done = report_of(tmp_path / "results", max_mb=max_mb)
+        assert done.sounds == clips * 5
+        assert f"{clips} of 5 clips, because more do not fit into {max_mb:g} MB" in done.notes[0]
+        assert done.notes[0] in Page(done.folder / "index.html").text
+        assert "No sound: see the notes" in Page(done.folder / "clip-1-5.html").text
+        assert done.size_mb == sum(path.stat().st_size for path in done.folder.rglob("*.*")) / 1e6 <= max_mb
+    done = report_of(tmp_path / "results", max_mb=0.05)
+    assert done.sounds == 0
+    assert "its tables alone are large" in done.notes[-1]
     assert report_of(tmp_path / "results", clips=2).sounds == 2 * 5
 
 
 def test_ten_explainers_and_eighty_clips_of_five_seconds_have_room_in_thirty_megabytes() -> None:
-    rows: list[Any] = [None] * 80
-    assert affordable_rows(rows, 10, 5.0, 29.4e6) == 80
-    assert affordable_rows(rows, 10, 5.0, 10e6) < 40
+    tables = 2.5e6  # with 13 explainers and their controls, on seven headline columns, ESC-10 took 2.2 MB
+    assert affordable_rows(80, 10, 5.0, 29.4e6 - tables) == 80
+    assert affordable_rows(80, 10, 5.0, 10e6) < 40
+    assert affordable_rows(80, 10, 5.0, -1e6) == 0
 
 
 def test_what_a_sound_does_not_use_goes_to_those_that_follow() -> None:
@@ -218,4 +226,4 @@ def test_the_command_says_where_the_report_is(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert str(tmp_path / "html" / "index.html") in done.stdout
     document = json.loads(CliRunner().invoke(shell, [*words, "--json"]).stdout)
-    assert document["pages"] == 2
+    assert document["pages"] == 1 + 1 + ROWS  # the leaderboard, the explainer, and its clips

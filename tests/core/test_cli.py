@@ -254,7 +254,7 @@ def test_json_has_the_documented_shape() -> None:
     common = {"name", "qualified_name", "collides", "distribution", "version", "summary", "target"}
     more = {
         "explainers": {"paper", "scope", "needs", "resources", "api"},
-        "metrics": {"metric_version", "paper", "columns", "needs", "refused", "api"},
+        "metrics": {"metric_version", "paper", "columns", "needs", "refused", "attribution_only", "api"},
         "classifiers": {"paper"},
         "datasets": {"paper", "licence"},
         "commands": {"section"},

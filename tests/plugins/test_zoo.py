@@ -48,9 +48,16 @@ def test_the_spectrogram_route_is_open_and_agrees_for_the_whole_recording(name: 
     assert torch.allclose(*by_route, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
-def test_packaged_weights_are_small(name: str) -> None:
-    assert (zoo.WEIGHTS / f"{name}.safetensors").stat().st_size < 2_000_000
+@pytest.mark.parametrize("path", sorted(zoo.WEIGHTS.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_packaged_weights_are_small(path: Path) -> None:
+    assert path.stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize("name", ["sb-cnn", "att-crnn"])
+def test_a_classifier_without_packaged_weights_says_how_to_get_some(name: str) -> None:
+    assert name in ARCHITECTURES
+    with pytest.raises(ConfigurationError, match=f"train-classifier {name}"):
+        load_classifier(name)
 
 
 def test_every_packaged_weight_has_its_report_and_every_classifier_its_summary() -> None:

@@ -134,10 +134,11 @@ def write_test(
         explainers,
         [(row.name, keys[e][row.chunk]) for row in rows for e in explainers],
     ]
-    test = digest_of(identity)[:12]
+    digest = digest_of(identity)
+    test, secret = digest[:12], digest[12:]  # who has the pages knows the one, and not the other
     _clear(folder)
     replay = Replay(store, place, registry=registry, device=device)
-    writer = _Writer(replay, folder, f"{test} {choice.seed}", explainers)
+    writer = _Writer(replay, folder, secret, explainers)
     trials = []
     for number, row in enumerate(rows):
         trials.append(writer.trial(row, {e: keys[e][row.chunk] for e in explainers}, training=number == 0))

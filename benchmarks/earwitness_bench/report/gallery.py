@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from earwitness.errors import EarwitnessError
-from earwitness.protocols import Progress
 from earwitness_bench import media
+from earwitness_bench.chunks import describe
 from earwitness_bench.replay import Replay
 from earwitness_bench.report.facts import Row
 
 PICTURE_BYTES = 3_500
 """What a picture takes: masks and spectrograms of ESC-10 took 2,560 bytes on average, white noise takes 5,500."""
 
-PAGE_BYTES = 4_000
-"""What a clip with one explainer takes on the pages themselves."""
+EXHIBIT_BYTES = 3_000
+"""By how much an explanation's sounds and pictures make the pages longer that show them: its clip's, and its
+explainer's."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Shown:
     recording, spectrogram : str
         Paths; empty where the recording cannot be had.
     p_original : float or None
-    duration_s : float
+    duration_s, highest_hz : float
+        Ends of the spectrogram.
     exhibits : dict of str to Exhibit
         By explainer.
     reasons : dict of str to str
@@ -65,6 +66,7 @@ class Shown:
     spectrogram: str = ""
     p_original: float | None = None
     duration_s: float = 0.0
+    highest_hz: float = 0.0
     exhibits: dict[str, Exhibit] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -114,11 +116,11 @@ class Budget:
         return content
 
 
-def affordable_rows(rows: Sequence[Row], explainers: int, duration_s: float, budget: float) -> int:
-    """How many rows have room at the lowest bitrate."""
+def affordable_rows(rows: int, explainers: int, duration_s: float, budget: float) -> int:
+    """How many of so many rows have room at the lowest bitrate."""
     each = media.mp3_bytes(duration_s, media.LOWEST_KBPS) * (1 + 2 * explainers)
-    each += PICTURE_BYTES * (1 + explainers) + PAGE_BYTES * explainers
-    return min(len(rows), int(budget // each))
+    each += PICTURE_BYTES * (1 + explainers) + EXHIBIT_BYTES * explainers
+    return max(min(rows, int(budget // each)), 0)
 
 
 class Gallery:
@@ -137,8 +139,8 @@ class Gallery:
     def __init__(self, replay: Replay, folder: Path, prefix: str, budget: Budget) -> None:
         self._replay, self._folder, self._prefix, self._budget = replay, folder, prefix, budget
 
-    def fill(self, shown: Iterable[Shown], explainers: Sequence[str], progress: Progress, done: int, total: int) -> int:
-        """Write everything of some rows, chunk by chunk; returns how many explanations were done in all.
+    def fill(self, shown: Iterable[Shown], explainers: Sequence[str], step: Callable[[int], None]) -> None:
+        """Write everything of some rows, chunk by chunk.
 
         Parameters
         ----------
@@ -146,9 +148,8 @@ class Gallery:
             Is filled in.
         explainers : sequence of str
             Titles.
-        progress : callable (done, total, text)
-        done, total : int
-            Explanations that were done before, and in all.
+        step : callable (n)
+            Is told whenever n more explanations are done.
         """
         by_chunk: dict[int, list[Shown]] = {}
         for one in shown:
@@ -158,9 +159,7 @@ class Gallery:
             for place, explainer in enumerate(explainers):
                 if gains is not None:
                     self._explanations(explainer, place, chunk, own, gains)
-                done += len(own)
-                progress(done, total, "making sounds and pictures")
-        return done
+                step(len(own))
 
     def _recordings(self, chunk: int, own: list[Shown], explainers: int) -> dict[str, NDArray[np.float32]] | None:
         """Write the recordings; returns the gain of each row."""
@@ -168,7 +167,7 @@ class Gallery:
             prepared = self._replay.prepared(chunk)
         except Exception as error:  # whatever a data set raises
             for one in own:
-                one.reasons[""] = f"The recording cannot be read: {error}"
+                one.reasons[""] = f"The recording cannot be read: {describe(error)}"
             self._budget.sounds -= len(own) * (1 + 2 * explainers)
             self._budget.pictures -= len(own) * (1 + explainers)
             return None
@@ -185,6 +184,7 @@ class Gallery:
                 one.reasons[""] = "The recording cannot be read."
                 continue
             one.duration_s = scene.n_samples / scene.batch.rate
+            one.highest_hz = float(self._replay.frequencies_hz[-1])
             one.spectrogram = self._write(f"{one.number:03d}-recording.png", pictures[place])
             one.recording = self._sound(f"{one.number:03d}-recording.mp3", gains[place] * samples[place])
         return {name: gains[place] for name, place in places.items()}
@@ -195,9 +195,8 @@ class Gallery:
         try:
             replayed = self._replay.play(explainer, chunk, [one.row.name for one in own])
         except Exception as error:  # whatever a plugin raises when it has to explain again
-            reason = str(error) if isinstance(error, EarwitnessError) else f"{type(error).__name__}: {error}"
             for one in own:
-                one.reasons[explainer] = reason
+                one.reasons[explainer] = describe(error)
             self._budget.sounds -= 2 * len(own)
             self._budget.pictures -= len(own)
             return

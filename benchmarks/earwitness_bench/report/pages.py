@@ -12,6 +12,7 @@ import jinja2
 from earwitness.artifacts import write_atomically
 from earwitness_bench.leaderboard import Table
 from earwitness_bench.leaderboard.sections import show, show_p
+from earwitness_bench.media import RANGE_DB, ticks
 from earwitness_bench.report.charts import AXIS_Y, COLOURS, CURVE_HEIGHT, CURVE_WIDTH, WIDTH, chart_of, ranks_of
 from earwitness_bench.report.facts import ArenaFacts
 from earwitness_bench.report.gallery import Shown
@@ -117,8 +118,9 @@ def write_pages(folder: Path, arenas: list[ArenaPages], plan: dict[str, Any], no
         curve_width=CURVE_WIDTH,
         curve_height=CURVE_HEIGHT,
         colours=COLOURS,
+        range_db=RANGE_DB,
     )
-    env.filters.update(number=lambda value, digits=3: show(value, digits), p_value=show_p, pretty=_pretty)
+    env.filters.update(number=lambda value, digits=3: show(value, digits), p_value=show_p, pretty=_pretty, ticks=ticks)
     pages = {"index.html": env.get_template("index.html").render()}
     for arena in arenas:
         for standing in arena.table.standings:

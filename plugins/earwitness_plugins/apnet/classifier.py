@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from earwitness.classifier import AudioClassifier
-from earwitness.errors import CheckpointError
-from earwitness.fitting import load_trained
 from earwitness.registry import registry
-from earwitness_plugins.apnet.explainer import APNet
 from earwitness_plugins.apnet.published import load_converted
+from earwitness_plugins.apnet.workshop import load_apnet
 
 
 def apnet(*, weights: str) -> AudioClassifier:
@@ -27,7 +25,4 @@ def apnet(*, weights: str) -> AudioClassifier:
     """
     if Path(weights).is_file():
         return load_converted(Path(weights))
-    trained = load_trained(registry(), Path(weights))
-    if not isinstance(trained, APNet):
-        raise CheckpointError(f"{weights} holds a {type(trained).__name__}, not an APNet.")
-    return trained.as_classifier()
+    return load_apnet(Path(weights), registry()).as_classifier()

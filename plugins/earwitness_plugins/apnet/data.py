@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from earwitness.clips import Dataset
-from earwitness.errors import ConfigurationError, DatasetError
+from earwitness.audio.files import CONSTANT_RANGE
+from earwitness.clips import Clip, Dataset
+from earwitness.errors import ConfigurationError, DatasetError, SilentAudioError
 from earwitness.protocols import Progress
 from earwitness_plugins.apnet.configuration import Configuration
+from earwitness_plugins.apnet.front_end import PaddedLogMel
 from earwitness_plugins.classifiers.evaluation import check_classes
 from earwitness_plugins.classifiers.training_data import features_of
 
@@ -120,6 +122,31 @@ def fit_scaler(waveforms: Tensor, configuration: Configuration, device: torch.de
 def windows_of(features: Tensor, configuration: Configuration) -> Tensor:
     """Features (N, 1, F, N') to all their windows, clip by clip: (N · P, 1, F, W)."""
     return configuration.windows(features).flatten(0, 1)
+
+
+def labelled_windows(
+    clips: Recordings, front_end: PaddedLogMel, configuration: Configuration, device: torch.device
+) -> tuple[Tensor, tuple[str, ...]]:
+    """All windows of recordings, clip by clip, and the clip that each is from: Tensor (N · P, 1, F, W), clip_ids."""
+    windows = windows_of(features_of(front_end, clips.waveforms, device), configuration)
+    each = len(windows) // len(clips.clip_ids)
+    return windows, tuple(clip_id for clip_id in clips.clip_ids for _ in range(each))
+
+
+def loudest_window(clip: Clip, front_end: PaddedLogMel, configuration: Configuration) -> Tensor:
+    """The window of a recording whose mean level in dB is highest: features (1, F, W).
+
+    Raises
+    ------
+    SilentAudioError
+        The recording is constant: there is nothing in it to compare others with.
+    """
+    waveform = clip.resampled(configuration.rate).waveform
+    if float(waveform.max() - waveform.min()) < CONSTANT_RANGE:
+        raise SilentAudioError(f"The clip {clip.clip_id!r} is silent: nothing could be like it. Choose another.")
+    with torch.no_grad():
+        windows = windows_of(front_end(waveform[None]), configuration)
+    return windows[int(windows.mean((1, 2, 3)).argmax())]
 
 
 def _cut(waveform: Tensor, n_samples: int) -> Tensor:

@@ -16,15 +16,13 @@ from earwitness.fitting import Workspace
 from earwitness.protocols import Progress
 from earwitness.random import Random, stream_seed
 from earwitness_plugins.apnet.configuration import Configuration, Recipe, changed, published
-from earwitness_plugins.apnet.data import Recordings, check_complete, fit_scaler, read_recordings, windows_of
-from earwitness_plugins.apnet.front_end import PaddedLogMel
+from earwitness_plugins.apnet.course import Course
+from earwitness_plugins.apnet.data import Recordings, check_complete, fit_scaler, labelled_windows, read_recordings
 from earwitness_plugins.apnet.local import PrototypeClassifier, Reasoned
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork
 from earwitness_plugins.apnet.objective import initialise, start_from_data
 from earwitness_plugins.apnet.reasoning import CLOSE
-from earwitness_plugins.apnet.trained import TrainedAPNet, make_gallery
-from earwitness_plugins.apnet.training import TrainingResult, train_network
-from earwitness_plugins.classifiers.training_data import TrainingData, features_of
+from earwitness_plugins.apnet.trained import TrainedAPNet
 
 EXAMPLES = 5
 """Of the prototypes, this many of the most similar are given as examples."""
@@ -87,6 +85,11 @@ class APNet:
             )
         return self._trained
 
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers were learnt."""
+        return self.trained.n_parameters
+
     def train(
         self,
         train: Dataset,
@@ -97,7 +100,7 @@ class APNet:
         workspace: Workspace,
         progress: Progress,
     ) -> None:
-        """Fit the scaler, train the network, decode its prototypes; see :func:`~.training.train_network`.
+        """Fit the scaler, train the network, decode its prototypes; see :meth:`~.course.Course.run`.
 
         Raises
         ------
@@ -114,61 +117,21 @@ class APNet:
         if validation is not None:
             held_out = read_recordings(validation, train.labels, self.configuration, progress)
         scaler = fit_scaler(clips.waveforms, self.configuration, device)
-        front_end = self.configuration.front_end(*scaler).to(device)
-        network = self._started(clips, front_end, device, seed=random)
-        result = self._train(network, clips, held_out, front_end, random, workspace, progress)
-        best = AudioPrototypeNetwork.of_state(result.state_dict)
-        trained = TrainedAPNet(best, *scaler, tuple(train.labels), result.epoch, result.curves)
-        windows, clip_ids = self._windows(clips, front_end, device)
-        progress(self.recipe.epochs, self.recipe.epochs, "decoding prototypes")
-        own = trained.as_classifier(self.configuration).to(device)
-        self._trained = trained.with_gallery(make_gallery(own, windows, clip_ids, seed=random))
+        course = Course(self.configuration, self.recipe, scaler, tuple(train.labels), device)
+        network = self._started(clips, course, seed=random)
+        self._trained = course.run(network, clips, held_out, seed=random, workspace=workspace, progress=progress)
 
-    def _started(
-        self, clips: Recordings, front_end: PaddedLogMel, device: torch.device, *, seed: int
-    ) -> AudioPrototypeNetwork:
+    def _started(self, clips: Recordings, course: Course, *, seed: int) -> AudioPrototypeNetwork:
         """A network before its first step."""
-        network = self.configuration.network(int(clips.classes.max()) + 1)
+        network = self.configuration.network(len(course.labels))
         generator = torch.Generator().manual_seed(stream_seed(seed, "apnet-start"))
         initialise(network, self.recipe, generator)
-        network.to(device)
+        network.to(course.device)
         if self.recipe.prototypes == "data":
-            windows, _ = self._windows(clips, front_end, device)
+            windows, _ = labelled_windows(clips, course.front_end, self.configuration, course.device)
             classes = clips.classes.repeat_interleave(len(windows) // len(clips.classes))
             start_from_data(network, windows, classes, generator)
         return network
-
-    def _windows(
-        self, clips: Recordings, front_end: PaddedLogMel, device: torch.device
-    ) -> tuple[Tensor, tuple[str, ...]]:
-        windows = windows_of(features_of(front_end, clips.waveforms, device), self.configuration)
-        each = len(windows) // len(clips.clip_ids)
-        return windows, tuple(clip_id for clip_id in clips.clip_ids for _ in range(each))
-
-    def _train(
-        self,
-        network: AudioPrototypeNetwork,
-        clips: Recordings,
-        held_out: Recordings | None,
-        front_end: PaddedLogMel,
-        seed: int,
-        workspace: Workspace,
-        progress: Progress,
-    ) -> TrainingResult:
-        device = network.prototypes.device
-        validation = None
-        if held_out is not None:
-            validation = (features_of(front_end, held_out.waveforms, device), held_out.classes.to(device))
-        return train_network(
-            network,
-            TrainingData((clips.waveforms, clips.classes), front_end, device, self.recipe.augmentation),
-            self.configuration.windows,
-            recipe=self.recipe,
-            seed=stream_seed(seed, "apnet-order"),
-            validation=validation,
-            workspace=workspace,
-            progress=progress,
-        )
 
     def state(self) -> Mapping[str, Tensor]:
         """See :meth:`TrainedAPNet.tensors`."""

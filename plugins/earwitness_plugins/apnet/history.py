@@ -1,71 +1,23 @@
 """A record of what was done to a network's prototypes: it can be written down, replayed and undone.
 
-The record does not hold the prototypes: replaying it needs the network that it began with, and the latent maps of the
-recordings that became prototypes.
+The record holds neither the network nor sounds: replaying it needs the network that it began with, the recordings that
+became prototypes, and the data that it was trained on again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
-
-from torch import Tensor
 
 from earwitness.errors import CheckpointError, ConfigurationError
 from earwitness.identity import digest_of_tensors
-from earwitness_plugins.apnet.refinement import (
-    PrototypeSet,
-    Rule,
-    add_prototype,
-    delete_prototype,
-    redundant_prototypes,
-    sorted_by_class,
-)
-
-LatentOf = Callable[[str], Tensor]
-"""The latent map (C, F', T') of a recording, by its clip_id."""
+from earwitness_plugins.apnet.edits import Draft, Edit, Material
+from earwitness_plugins.apnet.trained import TrainedAPNet
 
 SCHEMA = 1
 
-
-@dataclass(frozen=True)
-class Delete:
-    """Prototype ``index`` was deleted."""
-
-    index: int
-
-    def apply(self, prototypes: PrototypeSet, latent_of: LatentOf) -> PrototypeSet:
-        """See :func:`~.refinement.delete_prototype`."""
-        return delete_prototype(prototypes, self.index)
-
-
-@dataclass(frozen=True)
-class Add:
-    """The recording ``clip_id`` became a prototype of class ``label``; then they were sorted by class."""
-
-    clip_id: str
-    label: int
-
-    def apply(self, prototypes: PrototypeSet, latent_of: LatentOf) -> PrototypeSet:
-        """See :func:`~.refinement.add_prototype`."""
-        return sorted_by_class(add_prototype(prototypes, latent_of(self.clip_id), self.label))
-
-
-@dataclass(frozen=True)
-class Prune:
-    """Redundant prototypes were left out."""
-
-    rule: Rule = "code"
-
-    def apply(self, prototypes: PrototypeSet, latent_of: LatentOf) -> PrototypeSet:
-        """See :func:`~.refinement.redundant_prototypes`."""
-        return prototypes.select((~redundant_prototypes(prototypes, self.rule)).nonzero().flatten())
-
-
-Edit = Delete | Add | Prune
-
-_EDITS: dict[str, type[Edit]] = {kind.__name__.lower(): kind for kind in get_args(Edit)}
+_EDITS: dict[str, type[Edit]] = {edit.kind: edit for edit in get_args(Edit)}
 
 
 @dataclass(frozen=True)
@@ -75,7 +27,7 @@ class History:
     Attributes
     ----------
     base : str
-        Checksum of the first :class:`PrototypeSet`.
+        Checksum of the first network.
     edits : tuple of Edit
     """
 
@@ -83,9 +35,9 @@ class History:
     edits: tuple[Edit, ...] = ()
 
     @classmethod
-    def of(cls, prototypes: PrototypeSet) -> History:
-        """An empty one that begins with these prototypes."""
-        return cls(_checksum(prototypes))
+    def of(cls, trained: TrainedAPNet) -> History:
+        """An empty one that begins with this network."""
+        return cls(_checksum(trained))
 
     def then(self, edit: Edit) -> History:
         """With one edit more."""
@@ -103,34 +55,39 @@ class History:
             raise ConfigurationError("There is nothing to undo: the history is empty.")
         return replace(self, edits=self.edits[:-1])
 
-    def replay(self, prototypes: PrototypeSet, latent_of: LatentOf) -> PrototypeSet:
+    def check_begins_with(self, trained: TrainedAPNet) -> None:
+        """Raise CheckpointError unless this is the network that it begins with."""
+        if _checksum(trained) != self.base:
+            raise CheckpointError(
+                f"This history of {len(self.edits)} edits began with another network ({self.base[:12]}…). Give the one "
+                "that was edited, as it was before."
+            )
+
+    def replay(self, trained: TrainedAPNet, material: Material) -> TrainedAPNet:
         """Do all edits again.
 
         Parameters
         ----------
-        prototypes : PrototypeSet
-            Those that the history begins with.
-        latent_of : callable str -> Tensor (C, F', T')
+        trained : TrainedAPNet
+            The network that the history begins with.
+        material : Material
 
         Raises
         ------
         CheckpointError
-            It began with others.
+            It began with another.
         ConfigurationError
             An edit cannot be done.
         """
-        if _checksum(prototypes) != self.base:
-            raise CheckpointError(
-                f"This history of {len(self.edits)} edits began with other prototypes ({self.base[:12]}…). Load the "
-                "network that was edited, as it was before."
-            )
+        self.check_begins_with(trained)
+        draft = Draft.of(trained)
         for edit in self.edits:
-            prototypes = edit.apply(prototypes, latent_of)
-        return prototypes
+            draft = edit.apply(draft, material)
+        return draft.trained
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
-        edits = [{"edit": type(edit).__name__.lower(), **vars(edit)} for edit in self.edits]
+        edits = [{"edit": edit.kind, **asdict(edit)} for edit in self.edits]
         return {"schema": SCHEMA, "base": self.base, "edits": edits}
 
     @classmethod
@@ -154,5 +111,5 @@ class History:
             raise CheckpointError(f"This is not a history of edits: {error}.") from error
 
 
-def _checksum(prototypes: PrototypeSet) -> str:
-    return digest_of_tensors({name: getattr(prototypes, name) for name in prototypes.__dataclass_fields__})
+def _checksum(trained: TrainedAPNet) -> str:
+    return digest_of_tensors(trained.network.state_dict())

@@ -5,7 +5,7 @@ N windows of recordings, M prototypes, C, F', T' of the latent map, F bands and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,31 +23,41 @@ _CHUNK = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Nearest:
-    """The recording that comes nearest to each prototype.
+class Comparison:
+    """How near recordings are to prototypes.
 
     Attributes
     ----------
-    rows : Tensor (M,), int64
-        Which window.
-    similarity : Tensor (M,), float32
-        Ŝ of the two.
+    similarity : Tensor (N, M), float32
+        Ŝ.
+    distance : Tensor (N, M), float32
+        Σ_f D.
     """
 
-    rows: Tensor
     similarity: Tensor
+    distance: Tensor
+
+    def order(self, nearness: Nearness = "similarity") -> Tensor:
+        """Windows by how near they are to each prototype, the nearest first: (N, M), int64.
+
+        By the largest Ŝ, as in the code, and among equals the smallest distance; or by the smallest distance, as in the
+        paper. They differ where H is uneven.
+        """
+        by_distance = self.distance.argsort(0, stable=True)
+        if nearness == "distance":
+            return by_distance
+        similar = self.similarity.gather(0, by_distance).argsort(0, descending=True, stable=True)
+        return by_distance.gather(0, similar)
 
 
 @torch.no_grad()
-def nearest_windows(network: AudioPrototypeNetwork, windows: Tensor, nearness: Nearness = "similarity") -> Nearest:
-    """Find each prototype's nearest window.
+def compare(network: AudioPrototypeNetwork, windows: Tensor) -> Comparison:
+    """Compare recordings with prototypes.
 
     Parameters
     ----------
     network : AudioPrototypeNetwork
     windows : Tensor (N, 1, F, T)
-    nearness : {"similarity", "distance"}
-        Largest Ŝ, as in the code; or smallest Σ_f D, as in the paper. They differ where H is uneven.
 
     Raises
     ------
@@ -56,13 +66,48 @@ def nearest_windows(network: AudioPrototypeNetwork, windows: Tensor, nearness: N
     """
     if not len(windows):
         raise ConfigurationError("Prototypes are compared with recordings, and there is none.")
-    scores, similarities = [], []
-    for chunk in torch.split(windows, _CHUNK):
-        distances = network.distances(network.encoder(chunk.to(network.prototypes.device)))
-        similarities.append(network.weighted(similarity(distances)))
-        scores.append(similarities[-1] if nearness == "similarity" else -distances.sum(2))
-    rows = torch.cat(scores).argmax(0)
-    return Nearest(rows, torch.cat(similarities).gather(0, rows[None])[0])
+    distances = [network.distances(network.encoder(chunk.to(network.prototypes.device))) for chunk in _chunks(windows)]
+    similarities = torch.cat([network.weighted(similarity(each)) for each in distances])
+    return Comparison(similarities, torch.cat([each.sum(2) for each in distances]))
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A recording that is near to a prototype: in that of its windows which is nearest.
+
+    Attributes
+    ----------
+    clip_id : str
+    similarity, distance : float
+        Ŝ and Σ_f D of the two.
+    """
+
+    clip_id: str
+    similarity: float
+    distance: float
+
+
+def neighbours(comparison: Comparison, clip_ids: Sequence[str], count: int) -> tuple[tuple[Neighbour, ...], ...]:
+    """The recordings that are most similar to each prototype, the most similar first, each once.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    clip_ids : sequence of str, length N
+        Of each window.
+    count : int
+        As many of each, or fewer where there are no more.
+    """
+    similarities, distances = comparison.similarity.T.tolist(), comparison.distance.T.tolist()
+    found = []
+    for j, rows in enumerate(comparison.order().T.tolist()):
+        best: dict[str, int] = {}
+        for row in rows:
+            if len(best) == count:
+                break
+            best.setdefault(clip_ids[row], row)
+        found.append(tuple(Neighbour(name, similarities[j][row], distances[j][row]) for name, row in best.items()))
+    return tuple(found)
 
 
 @torch.no_grad()

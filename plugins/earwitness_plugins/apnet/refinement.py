@@ -68,9 +68,14 @@ class PrototypeSet:
         return edited
 
 
-def sorted_by_class(prototypes: PrototypeSet) -> PrototypeSet:
-    """In the order of their classes, and within a class as they were."""
-    return prototypes.select(prototypes.classes.argsort(stable=True))
+def sorting(prototypes: PrototypeSet) -> Tensor:
+    """The order of their classes, and within a class as they were: rows (M,), int64."""
+    return prototypes.classes.argsort(stable=True)
+
+
+def class_sums(prototypes: PrototypeSet) -> Tensor:
+    """Σ |W| over the prototypes of each class (row), for each class (column): Tensor (K, K)."""
+    return torch.stack([_column_sums(prototypes, label) for label in range(prototypes.class_weights.shape[1])])
 
 
 # --- redundancy
@@ -323,7 +328,7 @@ def rebalanced(prototypes: PrototypeSet, label: int, column_sums: Tensor) -> Pro
     prototypes : PrototypeSet
     label : int
     column_sums : Tensor (K,)
-        Σ_j |W_jk| over the prototypes of the class. A column that sums to zero stays as it is.
+        Σ_j |W_jk| over the prototypes of the class; see :func:`class_sums`. A column that sums to zero stays as it is.
     """
     rows = prototypes.classes == label
     now = _column_sums(prototypes, label)

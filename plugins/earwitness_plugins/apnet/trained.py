@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,18 @@ from earwitness.classifier import AudioClassifier
 from earwitness.errors import CheckpointError, ClassifierError
 from earwitness_plugins.apnet.configuration import Configuration
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork
-from earwitness_plugins.apnet.prototypes import classes_of_latents, decode_prototypes, nearest_windows, sounds_of
+from earwitness_plugins.apnet.prototypes import (
+    Neighbour,
+    classes_of_latents,
+    compare,
+    decode_prototypes,
+    neighbours,
+    sounds_of,
+)
 from earwitness_plugins.apnet.training import Curves
+
+NEIGHBOURS = 5
+"""As many of the nearest training clips are remembered of each prototype."""
 
 _NETWORK = "network/"
 
@@ -44,11 +54,10 @@ class Gallery:
     Attributes
     ----------
     classes : Tensor (M,), int64
-        What the classifier says to each.
-    nearest : tuple of str, length M
-        ``clip_id`` of the training clip that is most similar, whose pooling masks were used to decode it.
-    similarity : Tensor (M,), float32
-        Ŝ of the two.
+        What each stands for: what the classifier says to it; for a recording that was made a prototype, its class.
+    nearest : tuple (length M) of tuples of Neighbour
+        The training clips that are most similar, the most similar first. It was decoded with the pooling masks of the
+        first.
     features : Tensor (M, 1, F, T), float32, in (-1, 1)
         Decoded.
     sounds : Tensor (M, T'), float32, in [-1, 1]
@@ -56,10 +65,22 @@ class Gallery:
     """
 
     classes: Tensor
-    nearest: tuple[str, ...]
-    similarity: Tensor
+    nearest: tuple[tuple[Neighbour, ...], ...]
     features: Tensor
     sounds: Tensor
+
+    def __len__(self) -> int:
+        return len(self.nearest)
+
+    def select(self, rows: Tensor) -> Gallery:
+        """Some of them, in the order of ``rows`` (int64)."""
+        nearest = tuple(self.nearest[row] for row in rows.tolist())
+        return Gallery(self.classes[rows], nearest, self.features[rows], self.sounds[rows])
+
+    def followed_by(self, other: Gallery) -> Gallery:
+        """These, then those of another."""
+        tensors = [torch.cat([getattr(self, n), getattr(other, n)]) for n in ("classes", "features", "sounds")]
+        return Gallery(tensors[0], (*self.nearest, *other.nearest), tensors[1], tensors[2])
 
     def name(self, index: int, labels: Sequence[str]) -> str:
         """How a prototype is called: its number, from 1, and its class."""
@@ -86,13 +107,12 @@ def make_gallery(classifier: AudioClassifier, windows: Tensor, clip_ids: Sequenc
     """
     network = classifier.network
     assert isinstance(network, AudioPrototypeNetwork)
-    found = nearest_windows(network, windows)
-    decoded = decode_prototypes(network, windows[found.rows.to(windows.device)])
+    comparison = compare(network, windows)
+    decoded = decode_prototypes(network, windows[comparison.order()[0].to(windows.device)])
     log_mel: Any = classifier.front_end.log_mel  # type: ignore[attr-defined]
     return Gallery(
         classes=classes_of_latents(network).cpu(),
-        nearest=tuple(clip_ids[row] for row in found.rows.tolist()),
-        similarity=found.similarity.cpu(),
+        nearest=neighbours(comparison, clip_ids, NEIGHBOURS),
         features=decoded.cpu(),
         sounds=sounds_of(decoded, log_mel, seed=seed).cpu(),
     )
@@ -123,6 +143,11 @@ class TrainedAPNet:
     curves: Curves
     gallery: Gallery | None = None
 
+    @property
+    def n_parameters(self) -> int:
+        """Of the network."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
     def as_classifier(self, configuration: Configuration) -> AudioClassifier:
         """See :func:`classifier_of`."""
         return classifier_of(self.network, configuration, (self.min_db, self.max_db), self.labels)
@@ -134,12 +159,12 @@ class TrainedAPNet:
     def tensors(self) -> dict[str, Tensor]:
         """As tensors, by name; what is no tensor goes into one, as JSON."""
         assert self.gallery is not None
-        document = {"epoch": self.epoch, "curves": asdict(self.curves), "nearest": self.gallery.nearest}
+        nearest = [[list(astuple(neighbour)) for neighbour in row] for row in self.gallery.nearest]
+        document = {"epoch": self.epoch, "curves": asdict(self.curves), "nearest": nearest}
         return {
             **{f"{_NETWORK}{name}": value for name, value in self.network.state_dict().items()},
             "scaler": torch.tensor([self.min_db, self.max_db], dtype=torch.float64),
             "prototypes/classes": self.gallery.classes,
-            "prototypes/similarity": self.gallery.similarity,
             "prototypes/features": self.gallery.features,
             "prototypes/sounds": self.gallery.sounds,
             "document": torch.tensor(list(json.dumps(document).encode()), dtype=torch.uint8),
@@ -158,8 +183,9 @@ class TrainedAPNet:
             state = {name.removeprefix(_NETWORK): t for name, t in tensors.items() if name.startswith(_NETWORK)}
             network = AudioPrototypeNetwork.of_state(state)
             document = json.loads(bytes(tensors["document"].tolist()))
-            parts = {name: tensors[f"prototypes/{name}"] for name in ("classes", "similarity", "features", "sounds")}
-            gallery = Gallery(nearest=tuple(document["nearest"]), **parts)
+            parts = {name: tensors[f"prototypes/{name}"] for name in ("classes", "features", "sounds")}
+            nearest = tuple(tuple(Neighbour(*neighbour) for neighbour in row) for row in document["nearest"])
+            gallery = Gallery(nearest=nearest, **parts)
             low, high = tensors["scaler"].tolist()
             curves = Curves(**document["curves"])
         except (KeyError, ValueError, TypeError, ClassifierError) as error:

@@ -99,6 +99,40 @@ def augment_waveforms(
     return _with_noise(waveforms * ~void, noise_levels, generator), targets
 
 
+def augment_features(
+    features: Tensor, targets: Tensor, silence: Tensor, augmentation: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Shift, mix and drop regions of feature maps: what can be done where the recordings are not at hand.
+
+    Parameters
+    ----------
+    features : Tensor (B, 1, M, N)
+        Not changed.
+    targets : Tensor (B, C), float32
+        Probabilities of the classes, on the device of ``features``.
+    silence : Tensor, broadcasts to ``features``
+        What a dropped region becomes.
+    augmentation : Augmentation
+        Of which ``shift`` (by frames), ``mix_share`` and what is dropped count.
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    features : Tensor (B, 1, M, N)
+    targets : Tensor (B, C), float32
+    """
+    if augmentation.shift:
+        n_rows, n_frames = len(features), features.shape[3]
+        offsets = torch.randint(n_frames, (n_rows, 1), generator=generator)
+        places = ((torch.arange(n_frames) + offsets) % n_frames).to(features.device)
+        features = features.gather(3, places[:, None, None].expand(features.shape))
+    if augmentation.mix_share:
+        mixed, targets = _mixed(features.flatten(1), targets, augmentation.mix_share, generator)
+        features = mixed.reshape(features.shape)
+    return drop_regions(features, silence, augmentation, generator), targets
+
+
 def drop_regions(features: Tensor, silence: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     """Silence a run of bands and a run of frames of each clip.
 
@@ -172,9 +206,9 @@ def _rotated(waveforms: Tensor, generator: torch.Generator) -> Tensor:
 
 def _mixed(waveforms: Tensor, targets: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     n_rows = len(waveforms)
-    others = torch.randperm(n_rows, generator=generator)
+    others = torch.randperm(n_rows, generator=generator).to(waveforms.device)
     weight = torch.sin(_uniform(n_rows, (0.0, math.pi / 2), generator)).square()
-    weight = weight * _some(n_rows, share, generator)
+    weight = (weight * _some(n_rows, share, generator)).to(waveforms.device)
     return torch.lerp(waveforms, waveforms[others], weight), torch.lerp(targets, targets[others], weight)
 
 

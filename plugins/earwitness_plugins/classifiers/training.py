@@ -26,6 +26,7 @@ from earwitness.errors import CheckpointError, ClassifierError, ConfigurationErr
 from earwitness_plugins.classifiers.augmentation import Augmentation
 from earwitness_plugins.classifiers.training_data import (
     Clips,
+    FeatureData,
     TrainingData,
     check_clips,
     check_labels,
@@ -174,14 +175,46 @@ def train_network(
     device = next(network.parameters()).device
     data = TrainingData((waveforms, labels), front_end, device, recipe.augmentation)
     with _own_randomness(seed, device):
-        run = _Run(network, data, validation, recipe, seed, checkpoint)
-        if checkpoint is not None and checkpoint.exists():
-            run.resume(checkpoint)
-        while run.epoch < recipe.epochs:
-            run.next_epoch()
-            if progress is not None:
-                progress(run.epoch, recipe.epochs, run.summary())
-    return TrainingResult(_cpu_copy(run.kept), run.kept_epoch, run.curves)
+        return _Run(network, data, validation, recipe, seed, checkpoint).to_the_end(progress)
+
+
+def train_on_features(
+    network: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    recipe: TrainingRecipe,
+    seed: int,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> TrainingResult:
+    """Train a network from scratch on feature maps as they are given. The averaged weights of the last epoch are kept.
+
+    Parameters
+    ----------
+    network : nn.Module
+        As for :func:`train_network`.
+    features : Tensor (N, 1, M, N'), float32
+        On the network's device.
+    labels : Tensor (N,), int64
+        In [0, C), on the CPU.
+    recipe : TrainingRecipe
+    seed : int
+    progress : callable (epochs done, epochs in all, text), optional
+
+    Returns
+    -------
+    TrainingResult
+
+    Raises
+    ------
+    DatasetError, AudioError, ConfigurationError
+        See :class:`~earwitness_plugins.classifiers.training_data.FeatureData`; or a label is no class of the network.
+    ClassifierError
+        The loss is no longer finite.
+    """
+    data = FeatureData(features, labels, recipe.augmentation)
+    with _own_randomness(seed, data.device):
+        return _Run(network, data, None, recipe, seed, None).to_the_end(progress)
 
 
 class _Run:
@@ -190,7 +223,7 @@ class _Run:
     def __init__(
         self,
         network: nn.Module,
-        data: TrainingData,
+        data: TrainingData | FeatureData,
         validation: Clips | None,
         recipe: TrainingRecipe,
         seed: int,
@@ -212,11 +245,21 @@ class _Run:
             self.n_classes = self.average(data.silence).shape[1]
         check_labels("training", data.labels, self.n_classes)
         self.held_out = None
-        if validation is not None:
+        if validation is not None and isinstance(data, TrainingData):
             check_labels("validation", validation[1], self.n_classes)
             features = features_of(data.front_end, validation[0], data.device)
             self.held_out = (features, validation[1].to(data.device))
         self.key = self._identity(seed, validation)
+
+    def to_the_end(self, progress: Callable[[int, int, str], None] | None) -> TrainingResult:
+        """All epochs that are left, after those of the checkpoint."""
+        if self.checkpoint is not None and self.checkpoint.exists():
+            self.resume(self.checkpoint)
+        while self.epoch < self.recipe.epochs:
+            self.next_epoch()
+            if progress is not None:
+                progress(self.epoch, self.recipe.epochs, self.summary())
+        return TrainingResult(_cpu_copy(self.kept), self.kept_epoch, self.curves)
 
     def next_epoch(self) -> None:
         """One pass over the clips; then measure, keep the best, and write the checkpoint."""
@@ -317,9 +360,8 @@ class _Run:
             {
                 "recipe": asdict(self.recipe),
                 "seed": seed,
-                "front_end": self.data.front_end.describe(),
                 "network": str(self.network),
-                "train": fingerprint((self.data.waveforms, self.data.labels)),
+                **self.data.identity(),
                 "validation": None if validation is None else fingerprint(validation),
             }
         )

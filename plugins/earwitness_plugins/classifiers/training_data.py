@@ -6,14 +6,20 @@ N clips, B rows of a batch, T samples, C classes, M bands, N' frames.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from earwitness.audio.front_end import FrontEnd
-from earwitness.errors import AudioError, DatasetError
-from earwitness_plugins.classifiers.augmentation import Augmentation, augment_waveforms, drop_regions
+from earwitness.errors import AudioError, ConfigurationError, DatasetError
+from earwitness_plugins.classifiers.augmentation import (
+    Augmentation,
+    augment_features,
+    augment_waveforms,
+    drop_regions,
+)
 
 Clips = tuple[Tensor, Tensor]
 """Waveforms (N, T), float32 in [-1, 1], and labels (N,), int64."""
@@ -63,6 +69,63 @@ class TrainingData:
         waveforms, targets = augment_waveforms(self.waveforms[rows], targets, self.augmentation, generator)
         features = features_of(self.front_end, waveforms, self.device)
         return drop_regions(features, self.silence, self.augmentation, generator), targets.to(self.device)
+
+    def identity(self) -> dict[str, Any]:
+        """What the weights depend on, as plain values."""
+        return {"front_end": self.front_end.describe(), "train": fingerprint((self.waveforms, self.labels))}
+
+
+class FeatureData:
+    """Feature maps to train on, where the recordings are not at hand or not as they were: a source of batches.
+
+    Parameters
+    ----------
+    features : Tensor (N, 1, M, N'), float32
+        On the device of the batches.
+    labels : Tensor (N,), int64
+        On the CPU.
+    augmentation : Augmentation or None
+        Of shifts, mixing and dropped regions; these become the mean of their band over all maps.
+
+    Raises
+    ------
+    DatasetError
+        There is no map, or not one integer label for each.
+    AudioError
+        The maps have another shape or type, or hold NaN or infinity.
+    ConfigurationError
+        The augmentation has gains, noise or void, which only recordings can have.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, augmentation: Augmentation | None) -> None:
+        if features.ndim != 4:
+            raise AudioError(f"Expected feature maps of shape (N, 1, M, N'), got {tuple(features.shape)}.")
+        check_clips("training", (features.flatten(1), labels))
+        if augmentation is not None and (
+            augmentation.noise_share or augmentation.void_share or any(augmentation.gain_db)
+        ):
+            raise ConfigurationError(
+                f"Feature maps can be shifted, mixed and cut, and have no gain, noise or void: {augmentation}."
+            )
+        self.features, self.labels = features, labels
+        self.device = features.device
+        self.augmentation = augmentation
+        self.silence = features.mean((0, 3), keepdim=True).expand(features[:1].shape)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, rows: Tensor, n_classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """See :meth:`TrainingData.batch`."""
+        targets = functional.one_hot(self.labels[rows], n_classes).to(self.device, torch.float32)
+        features = self.features[rows.to(self.device)]
+        if self.augmentation is None:
+            return features, targets
+        return augment_features(features, targets, self.silence, self.augmentation, generator)
+
+    def identity(self) -> dict[str, Any]:
+        """See :meth:`TrainingData.identity`."""
+        return {"train": fingerprint((self.features, self.labels))}
 
 
 def features_of(front_end: FrontEnd, waveforms: Tensor, device: torch.device) -> Tensor:

@@ -18,6 +18,9 @@
   if (!state || state.version !== 1) {
     state = { version: 1, session: random(), rater: "", started: "", page: 0, scores: {}, played: {} };
   }
+  const forget = () => {
+    try { localStorage.removeItem(storageKey); } catch (error) { /* nothing was kept */ }
+  };
 
   // --- orders: each rater has one of their own, and the same one after a pause
 
@@ -191,6 +194,8 @@
   document.querySelector("[data-next]").addEventListener("click", () => show(2));
   $("forward").addEventListener("click", forward);
   $("back").addEventListener("click", () => show(state.page - 1));
+  $("save").addEventListener("click", () => { $("anew").hidden = false; }); // not before: answers would be lost
+  $("anew").addEventListener("click", () => { forget(); location.reload(); });
   $("again").addEventListener("click", () => show(pages.length - 2));
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || typeof pages[state.page] === "string") return;

@@ -1,0 +1,133 @@
+"""A classifier whose layers lose what they learnt, one after the other, from the output down to the input.
+
+A layer is a module with parameters, together with the batch norm that directly follows it. Randomised, it is as its
+``reset_parameters`` leaves it, a batch norm as it was before training; so a network and its folded copy
+(:mod:`earwitness.folding`) lose the same. What a layer draws depends on the seed and on its name alone.
+
+Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3.1 (cascading randomisation).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from earwitness.classifier import AudioClassifier
+from earwitness.errors import ConfigurationError, NotApplicableError
+from earwitness.folding import normalised_layers
+from earwitness.random import stream_seed
+
+
+@dataclass(frozen=True, eq=False)
+class Randomised:
+    """A stage of the cascade.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        Dotted names of those that were randomised at this stage, after all of the stages before.
+    classifier : AudioClassifier
+        With networks of its own.
+    """
+
+    layers: tuple[str, ...]
+    classifier: AudioClassifier
+
+
+def stages(classifier: AudioClassifier, features: Tensor, most: int) -> list[tuple[str, ...]]:
+    """Which layers each stage of the cascade randomises.
+
+    Parameters
+    ----------
+    classifier : AudioClassifier
+    features : Tensor (1, 1, M, N') or (1, 1, T)
+        Of any recording, to see in which order layers run.
+    most : int
+        The most stages: of a network with more layers, each stage takes several.
+
+    Returns
+    -------
+    list of tuple of str
+        From the output to the input. Layers that never run as a module come with the last stage.
+
+    Raises
+    ------
+    ConfigurationError
+        ``most`` is not positive.
+    NotApplicableError
+        The network has no layers, or one that cannot be initialised anew.
+    """
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise ConfigurationError(f"A cascade has a whole number of stages, at least 1; got {most!r}.")
+    modules = dict(classifier.network.named_modules())
+    layers = [name for name, module in modules.items() if next(module.parameters(recurse=False), None) is not None]
+    fixed = [f"{name or 'itself'} ({type(modules[name]).__name__})" for name in layers if _reset(modules[name]) is None]
+    if fixed or not layers:
+        what = f"these layers have no reset_parameters(): {', '.join(fixed[:4])}" if fixed else "there are no layers"
+        raise NotApplicableError(f"The network of {classifier.name} cannot be randomised: {what}.")
+    with_layer = set(normalised_layers(classifier.network).values())
+    ran = _order(classifier, features, modules)
+    wanted = sorted(layers, key=lambda name: -ran.get(name, -1))
+    wanted = [name for name in wanted if name not in with_layer]
+    return [tuple(map(str, group)) for group in np.array_split(wanted, min(most, len(wanted)))]
+
+
+def cascade(classifier: AudioClassifier, features: Tensor, *, seed: int, most: int) -> Iterator[Randomised]:
+    """Randomise a classifier stage by stage; the classifier itself stays as it is.
+
+    Parameters
+    ----------
+    classifier, features, most
+        See :func:`stages`, also for what is raised.
+    seed : int
+    """
+    norms = normalised_layers(classifier.network)
+    network = classifier.network
+    for names in stages(classifier, features, most):
+        network = copy.deepcopy(network)
+        modules = dict(network.named_modules())
+        for name in names:
+            _randomise(modules[name], stream_seed(seed, "randomised layer", name))
+            norm = modules.get(norms.get(name, ""))
+            if norm is not None and _reset(norm) is not None:  # it is not folded
+                _randomise(norm, seed)
+        yield Randomised(names, classifier.with_network(network))
+
+
+def _reset(module: nn.Module) -> Callable[[], Any] | None:
+    found = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    return found if callable(found) else None
+
+
+@torch.no_grad()
+def _randomise(module: nn.Module, seed: int) -> None:
+    """Initialise a module anew. Drawn on the CPU and in the usual layout: the same numbers on every device."""
+    fresh = copy.deepcopy(module).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    reset = _reset(fresh)
+    assert reset is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        reset()
+    module.load_state_dict(fresh.state_dict())
+
+
+@torch.no_grad()
+def _order(classifier: AudioClassifier, features: Tensor, modules: dict[str, nn.Module]) -> dict[str, int]:
+    """When each module ran first."""
+    ran: dict[str, int] = {}
+    handles = [
+        module.register_forward_pre_hook(lambda _module, _inputs, name=name: ran.setdefault(name, len(ran)) and None)
+        for name, module in modules.items()
+    ]
+    try:
+        classifier.logits_of_features(features)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ran
