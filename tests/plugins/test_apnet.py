@@ -32,7 +32,9 @@ from earwitness_plugins.apnet.prototypes import (
     classes_of_decoded,
     classes_of_latents,
     decode_prototypes,
-    nearest_windows,
+    Comparison,
+    compare,
+    neighbours,
     similarity_between,
     sounds_of,
 )
@@ -143,11 +145,12 @@ def test_losses_and_three_steps_are_those_of_the_authors_training(arrays: Any, a
 @golden_arrays
 def test_prototypes_are_inspected_as_the_authors_do(arrays: Any, authors: AudioPrototypeNetwork) -> None:
     windows, order = frequency_first(arrays["proto/Xt"]), arrays["proto/order_sorted"]
-    found = nearest_windows(authors, windows)
-    np.testing.assert_array_equal(found.rows, arrays["proto/nearest_idx_by_Shat"])
-    np.testing.assert_allclose(found.similarity, arrays["proto/sim_Xt"].max(0), atol=1e-6)
+    found = compare(authors, windows)
+    nearest = found.order()[0]
+    np.testing.assert_array_equal(nearest, arrays["proto/nearest_idx_by_Shat"])
+    np.testing.assert_allclose(found.similarity, arrays["proto/sim_Xt"], atol=1e-6)
     np.testing.assert_array_equal(classes_of_latents(authors)[order], arrays["proto/classes_sorted"])
-    decoded = decode_prototypes(authors, windows[found.rows])
+    decoded = decode_prototypes(authors, windows[nearest])
     np.testing.assert_allclose(keras(decoded[order])[..., 0], arrays["proto/mel_sorted"], atol=2e-6)
     np.testing.assert_array_equal(classes_of_decoded(authors, decoded), arrays["proto/probs_of_decoded_mel"].argmax(1))
     between = similarity_between(authors)[order][:, order]
@@ -308,13 +311,30 @@ def test_the_nearest_window_is_the_most_similar_or_the_least_distant() -> None:
     net, windows = network(), maps(40)
     latent = net.encoder(windows)
     similarities = torch.stack([net.weighted(similarity(net.distances(row[None])))[0] for row in latent])
-    found = nearest_windows(net, windows)
-    assert torch.equal(found.rows, similarities.argmax(0))
-    assert torch.allclose(found.similarity, similarities.amax(0))
-    difference = latent[:, None] - net.prototypes[None]
-    assert torch.equal(nearest_windows(net, windows, "distance").rows, difference.square().sum((2, 3, 4)).argmin(0))
+    found = compare(net, windows)
+    assert torch.equal(found.order()[0], similarities.argmax(0))
+    assert torch.allclose(found.similarity, similarities)
+    difference = (latent[:, None] - net.prototypes[None]).square().sum((2, 3, 4))
+    assert torch.allclose(found.distance, difference, rtol=1e-4)
+    assert torch.equal(found.order("distance"), found.distance.argsort(dim=0, stable=True))
     with pytest.raises(ConfigurationError, match="there is none"):
-        nearest_windows(net, windows[:0])
+        compare(net, windows[:0])
+
+
+def test_where_no_recording_is_similar_the_least_distant_one_is_the_nearest() -> None:
+    found = Comparison(torch.zeros(3, 2), torch.tensor([[900.0, 800.0], [500.0, 950.0], [700.0, 300.0]]))
+    assert found.order()[0].tolist() == [1, 2]
+
+
+def test_neighbours_are_clips_in_their_nearest_window_each_once() -> None:
+    similarity_to_one = torch.tensor([[0.1], [0.9], [0.5], [0.7], [0.2], [0.3]])
+    comparison = Comparison(similarity_to_one, 1 - similarity_to_one)
+    (found,) = neighbours(comparison, ["a", "a", "b", "b", "c", "c"], 2)
+    assert [(near.clip_id, round(near.similarity, 3), round(near.distance, 3)) for near in found] == [
+        ("a", 0.9, 0.1),
+        ("b", 0.7, 0.3),
+    ]
+    assert [near.clip_id for near in neighbours(comparison, ["a", "a", "b", "b", "c", "c"], 9)[0]] == ["a", "b", "c"]
 
 
 def test_a_decoded_prototype_sounds_at_its_pitch() -> None:

@@ -42,48 +42,8 @@ from earwitness_plugins.apnet.reasoning import cell_distances, mean_similarity, 
 from earwitness_plugins.apnet.trained import classifier_of as apnet_of
 from earwitness_plugins.apnet.training import accuracy, train_network
 from earwitness_plugins.classifiers.training_data import TrainingData
+from apnet_toy import CONFIGURATION, LABELS, MODEL, N_SAMPLES, PARAMETERS, RATE, TRAINING, clips, tone, train_apnet, write_clips
 from networks import classifier_of
-
-RATE = 8000
-LABELS = ("low", "middle", "high")
-PITCHES = dict(zip(LABELS, (300.0, 1000.0, 2800.0), strict=True))
-MODEL: dict[str, Any] = {
-    "rate": RATE, "n_fft": 256, "hop_length": 128, "n_mels": 16, "n_frames": 16, "channels": (4, 4, 3),
-    "prototypes_per_class": 2,
-}  # fmt: skip
-CONFIGURATION = Configuration(**MODEL)
-TRAINING: dict[str, Any] = {"epochs": 12, "batch_size": 4, "learning_rate": 5e-3, "prototypes": "data"}
-PARAMETERS = {"model": MODEL, "training": TRAINING}
-N_SAMPLES = CONFIGURATION.n_samples  # 2176
-
-
-def tone(label: str, n_samples: int = N_SAMPLES, seed: int = 0) -> Tensor:
-    """A tone of the class' pitch in the first half, over faint noise."""
-    time = torch.arange(n_samples) / RATE
-    noise = 0.003 * torch.randn(n_samples, generator=torch.Generator().manual_seed(seed))
-    pitch = PITCHES[label] * (1 + 0.02 * (seed % 5))
-    return 0.3 * torch.sin(2 * torch.pi * pitch * time) * (time < n_samples / RATE / 2) + noise
-
-
-def clips(n_clips: int, n_samples: int = N_SAMPLES, start: int = 0) -> ClipList:
-    rows = [(LABELS[i % 3], start + i) for i in range(n_clips)]
-    return ClipList(
-        [Clip(tone(label, n_samples, i), RATE, f"{label}-{i}", labels=(label,)) for label, i in rows], LABELS
-    )
-
-
-def train_apnet(folder: Path, **changes: Any) -> APNet:
-    options: dict[str, Any] = {
-        "name": "apnet",
-        "train": clips(12),
-        "validation": clips(6, start=50),
-        "parameters": PARAMETERS,
-        **changes,
-    }
-    trained = train(registry(), folder=folder, **options)
-    assert isinstance(trained, APNet)
-    return trained
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -324,7 +284,9 @@ def test_it_learns_and_the_folder_is_all_it_needs(folder: Path, trained: APNet) 
     own = [LABELS[index] for index in learnt.gallery.classes]
     assert set(learnt.gallery.unrepresented(LABELS)) == set(LABELS) - set(own)
     assert replace(learnt.gallery, classes=torch.tensor([0, 2, 2, 0])).unrepresented(LABELS) == ("middle",)
-    assert set(learnt.gallery.nearest) <= {entry.clip_id for entry in clips(12).entries}
+    names = [[neighbour.clip_id for neighbour in row] for row in learnt.gallery.nearest]
+    assert {name for row in names for name in row} <= {entry.clip_id for entry in clips(12).entries}
+    assert all(len(set(row)) == 5 for row in names)
     assert len(own) == 6
 
 
@@ -462,10 +424,7 @@ def test_damaged_or_foreign_states_are_refused(trained: APNet) -> None:
 
 
 def test_fit_and_explain_by_command(tmp_path: Path) -> None:
-    for label in LABELS:
-        (tmp_path / "data" / label).mkdir(parents=True)
-        for i in range(2):
-            soundfile.write(tmp_path / "data" / label / f"{i}.wav", tone(label, seed=i).numpy(), RATE)
+    write_clips(tmp_path / "data", 2)
     parameters = {"model": MODEL, "training": {**TRAINING, "epochs": 2}}
     params = [text for name, value in parameters.items() for text in ("--param", f"{name}={value}")]
     command = ["fit", "apnet", "--dataset", "folder", "--dataset-param", f"folder={tmp_path / 'data'}"]

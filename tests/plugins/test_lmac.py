@@ -147,7 +147,7 @@ def test_training_finds_what_convinces_the_classifier(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("lmac", {"noise": "pink", "finetune_steps": 5, "least_cosine": -1.0}),
+        ("lmac", {"noise": "clips", "finetune_steps": 5, "least_cosine": -1.0}),
         ("lmac", {"memory_mb": 0.0, "tv": 0.1}),
         ("lmac-budget", {}),
     ],
@@ -447,6 +447,7 @@ def test_explaining_before_fitting_says_how_to_fit() -> None:
         {"out_loss": "unbounded"},
         {"steps": 0},
         {"finetune_steps": -1},
+        {"steps": 0},
         {"learning_rate": 0.0},
         {"budget_share": 1.5},
         {"budget_share": 0.5, "binarize": True},
@@ -459,6 +460,18 @@ def test_explaining_before_fitting_says_how_to_fit() -> None:
 def test_wrong_parameters_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         LMAC(**wrong)
+
+
+def test_a_fit_can_be_fine_tuned_further_and_from_nothing_else(tmp_path: Path) -> None:
+    own = own_classifier()
+    earlier = fitted(tmp_path / "earlier", classifier=own, steps=6)
+    tuned = fitted(tmp_path / "tuned", classifier=own, start=str(tmp_path / "earlier"), steps=0, finetune_steps=1)
+    before, after = earlier.fitted.decoder.state_dict(), tuned.fitted.decoder.state_dict()
+    assert 0 < max(float((after[name] - before[name]).abs().max()) for name in before) < 0.01, "one step away"
+    with pytest.raises(CheckpointError, match="of width 4 that listens"):
+        fitted(tmp_path / "wider", classifier=own, start=str(tmp_path / "earlier"), steps=0, finetune_steps=1, width=4)
+    with pytest.raises(CheckpointError, match="holds no fitted explainer"):
+        fitted(tmp_path / "none", classifier=own, start=str(tmp_path), steps=0, finetune_steps=1)
 
 
 def test_a_noise_folder_without_noise_is_refused_before_training(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from earwitness.errors import AudioError, CheckpointError, ConfigurationError
 from earwitness.random import Random
 from earwitness.render import Scene
 from earwitness_plugins.lmac.decoder import MaskDecoder
-from earwitness_plugins.lmac.noise import GeneratedNoise, NoiseFolder, find_noise, with_noise
+from earwitness_plugins.lmac.noise import GeneratedNoise, NoiseFolder, OtherClips, find_noise, with_noise
 from earwitness_plugins.lmac.passages import (
     BandPassage,
     FeaturePassage,
@@ -220,7 +220,6 @@ def test_noise_lies_as_far_below_the_clip_as_asked(tmp_path: Path) -> None:
     waveforms[2] = 0
     for name in ("white", "pink", "brown", str(tmp_path)):
         source = find_noise(name)
-        assert source is not None
         random = Random(0, ["a", "b", "c"])
         noisy = with_noise(waveforms, source, 6.0, rate=RATE, random=random, draw="0")
         added = noisy - waveforms
@@ -230,6 +229,18 @@ def test_noise_lies_as_far_below_the_clip_as_asked(tmp_path: Path) -> None:
         again = with_noise(waveforms[1:2], source, 6.0, rate=RATE, random=Random(0, ["b"]), draw="0")
         assert torch.equal(again[0], noisy[1])
         assert not torch.equal(with_noise(waveforms, source, 6.0, rate=RATE, random=random, draw="1"), noisy)
+
+
+def test_other_clips_are_noise_too() -> None:
+    waveforms = {3: torch.arange(1.0, 41.0), 8: torch.full((40,), -1.0)}
+    source = OtherClips([3, 8], waveforms.__getitem__)
+    drawn = [source(100, RATE, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert {float(each[0]) for each in drawn} == {1.0, -1.0}
+    assert all(each.shape == (100,) for each in drawn)
+    rising = [source(10, RATE, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    starts = {float(each[0]) for each in rising} - {-1.0}
+    assert len(starts) > 3, "excerpts begin anywhere"
+    assert max(starts) <= 31
 
 
 def test_loud_sums_are_scaled_down() -> None:

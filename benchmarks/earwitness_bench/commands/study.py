@@ -28,6 +28,8 @@ def study() -> None:
       earwitness study cross-class --help
       earwitness study parts-objects --help
       earwitness study surrogate --help
+      earwitness study randomisation --help
+      earwitness study roar --help
     """
 
 
@@ -95,20 +97,25 @@ def _command(name: str, show: Show, *, explainer: str, fits: bool) -> Callable[[
             given, own = _given(out, options)
             with progress_bar(name, quiet=as_json) as progress:
                 document, ran = run(given, progress=progress, **own)
-            if as_json:
-                facts = {"out": str(out), "computed": ran.computed, "found": ran.found, "failed": ran.failed}
-                click.echo(json.dumps({**facts, **document}, indent=1))
-                return
-            click.echo(show(document))
-            for failure in ran.failed:
-                click.echo(f"failed: {failure}", err=True)
-            click.echo(f"{ran.computed} cells computed, {ran.found} found: {out}")
+            _say(document, ran, show, out, as_json)
 
         for option in reversed(shared):
             command = option(command)
         return study.command(name)(command)
 
     return decorate
+
+
+def _say(document: dict[str, Any], ran: Any, show: Show, out: Path, as_json: bool) -> None:
+    """What a study says in the end."""
+    if as_json:
+        facts = {"out": str(out), "computed": ran.computed, "found": ran.found, "failed": ran.failed}
+        click.echo(json.dumps({**facts, **document}, indent=1))
+        return
+    click.echo(show(document))
+    for failure in ran.failed:
+        click.echo(f"failed: {failure}", err=True)
+    click.echo(f"{ran.computed} cells computed, {ran.found} found: {out}")
 
 
 def _given(out: Path, options: dict[str, Any]) -> tuple[_Given, dict[str, Any]]:
@@ -276,3 +283,132 @@ def surrogate(given: _Given, *, progress: Any, checkpoint: Path) -> tuple[dict[s
         seed=given.seed,
         chunk_size=given.chunk_size,
     )
+
+
+def _of_a_suite(name: str, show: Show) -> Callable[[Run], click.Command]:
+    """A study of all methods of a suite as a command.
+
+    The decorated function takes the suite (one arena, the wanted explainers) and ``out``, ``registry``, ``device`` and
+    ``progress``, then its own options.
+    """
+    shared = [
+        click.argument("suite", metavar="SUITE"),
+        click.option("--arena", metavar="TITLE", help="Which, where the suite has several."),
+        click.option("--only", multiple=True, metavar="TITLE", help="Only this explainer; may be given several times."),
+        click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Results folder."),
+        click.option("--device", default="cpu", show_default=True),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text."),
+    ]
+
+    def decorate(run: Run) -> click.Command:
+        @functools.wraps(run)
+        def command(
+            suite: str, arena: str | None, only: tuple[str, ...], out: Path, device: str, as_json: bool, **own: Any
+        ) -> None:
+            from earwitness_bench.studies.methods import chosen
+            from earwitness_bench.suite import load_suite
+
+            wanted = chosen(load_suite(suite), arena=arena, only=only)
+            with progress_bar(name, quiet=as_json) as progress:
+                document, ran = run(
+                    wanted, out=out, registry=current_registry(), device=device, progress=progress, **own
+                )
+            _say(document, ran, show, out, as_json)
+
+        for option in reversed(shared):
+            command = option(command)
+        return study.command(name)(command)
+
+    return decorate
+
+
+def _similarities(document: dict[str, Any]) -> str:
+    """A line for each method: from the first stage of the cascade to the last."""
+    stages = [" ".join(layers) for layers in document["layers"]]
+    lines = ["SSIM to the original map, when these layers are random too:"]
+    lines += [f"{number:>3} {text}" for number, text in enumerate(stages, 1)]
+    width = max(len(title) for title in document["methods"])
+    head = " ".join(f"{number:>5}" for number in range(1, len(stages) + 1))
+    lines.append(f"{'':>{width}} {head}   area  other clip")
+    for title, found in document["methods"].items():
+        shown = " ".join(f"{'–' if value is None else f'{value:.2f}':>5}" for value in found["mean"][1:])
+        area, other = (
+            "–" if value is None else f"{value:.3f}" for value in (found["area"]["mean"], found["other_clip"])
+        )
+        said = "  ignores the weights" if found["ignores_the_weights"] else ""
+        said += f"  {found['constant']} constant maps" if found["constant"] else ""
+        lines.append(f"{title:>{width}} {shown}  {area}  {other}{said}")
+    return "\n".join(lines)
+
+
+@_of_a_suite("randomisation", _similarities)
+@click.option("--max-stages", type=click.IntRange(1), default=8, show_default=True, help="Of the cascade.")
+def randomisation(suite: Any, *, max_stages: int, **given: Any) -> tuple[dict[str, Any], Any]:
+    """Do explanations change when the classifier forgets what it learnt?
+
+    The layers of the classifier of SUITE are randomised from the output down, one after the other, and all of its
+    explainers explain again at every stage. A method whose line stays at 1 explains something else than the classifier.
+    What `earwitness bench` with the metric cascading-randomisation has left in DIR is found.
+
+    DIR gets randomisation.json, .csv, .png and .svg.
+
+    \b
+    Examples:
+      earwitness study randomisation sanity --out sanity
+      earwitness study randomisation sanity_esc10 --only gradcam --out sanity
+    """
+    from earwitness_bench.studies.randomisation import run_randomisation
+
+    return run_randomisation(suite, max_stages=max_stages, **given)
+
+
+def _accuracies(document: dict[str, Any]) -> str:
+    """A line for each method, a column for each percentage; and what random removal leaves more."""
+    width = max(len(title) for title in document["methods"])
+    start = document["nothing_removed"]
+    lines = [f"accuracy with nothing removed: {start['mean']:.3f}, {document['test_clips']} clips"]
+    lines.append(f"{'removed':>{width}} " + " ".join(f"{percent:>20g} %" for percent in document["removed"]))
+    for title, by_percent in document["methods"].items():
+        shown = []
+        for found in by_percent.values():
+            less = found and found["random_less_this"]
+            more = f" ({less['mean']:+.3f} random)" if less else ""
+            shown.append(f"{'–' if found is None else f'{found['mean']:.3f}'}{more}")
+        lines.append(f"{title:>{width}} " + " ".join(f"{text:>22}" for text in shown))
+    return "\n".join(lines)
+
+
+@_of_a_suite("roar", _accuracies)
+@click.option(
+    "--train-param",
+    "train_params",
+    metavar="NAME=VALUE",
+    multiple=True,
+    required=True,
+    help="What is trained on: the arena's data set with these parameters, and no others.",
+)
+@click.option("--removed", default="30,60,90", show_default=True, help="Percentages of the cells.")
+@click.option("--trainings", type=click.IntRange(1), default=2, show_default=True, help="Of each kind: the seeds 0, 1 …")
+def roar(suite: Any, *, train_params: tuple[str, ...], removed: str, trainings: int, **given: Any) -> Any:
+    """Remove and retrain: does a classifier that never had the cells that a method points at still learn?
+
+    The most relevant cells of all clips are replaced by their band's mean, and the classifier of SUITE is trained from
+    scratch on what is left. Beside each method stands what the removal of as many random cells leaves more. Every
+    training is kept as soon as it is done.
+
+    DIR gets roar.json, .csv, .png and .svg.
+
+    \b
+    Examples:
+      earwitness study roar sanity --train-param split=train --train-param clips=400 --out sanity
+      earwitness study roar sanity_esc10 --train-param "folds=[1,2,3]" --only gradcam --out sanity
+    """
+    from earwitness.errors import ConfigurationError
+    from earwitness.parameters import parse_assignments
+    from earwitness_bench.studies.roar import Design, run_roar
+
+    try:
+        percents = tuple(float(part) for part in removed.split(","))
+    except ValueError:
+        raise ConfigurationError(f"--removed takes percentages such as 30,60,90; got {removed!r}.") from None
+    return run_roar(suite, Design(percents, tuple(range(trainings))), train=parse_assignments(train_params), **given)

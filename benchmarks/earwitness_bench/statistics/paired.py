@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from earwitness_bench.statistics.effects import cohen_d, rank_biserial
-from earwitness_bench.statistics.groups import Floats, complete, group_means
+from earwitness_bench.statistics.groups import Floats, Groups, complete, group_means, some_groups
 from earwitness_bench.statistics.intervals import Aggregate, Bootstrap, bootstrap
 
 ALPHA = 0.05
@@ -24,13 +24,13 @@ class Pair:
     ----------
     first, second : ndarray (n,), float
         NaN where there is no score.
-    groups : sequence of str, length n
+    groups : sequence of str or of int, length n
         Source recording of each clip.
     """
 
     first: Floats
     second: Floats
-    groups: Sequence[str]
+    groups: Groups
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def gain(pair: Pair, aggregate: Aggregate | None = None) -> tuple[float, Bootstr
         return mean, bootstrap(differences, pair.groups)
 
     both = complete(np.stack([pair.first, pair.second], 1))
-    groups = np.asarray(pair.groups, dtype=object)[both].tolist()
+    groups = some_groups(pair.groups, both)
     first, second = pair.first[both], pair.second[both]
     drawn = [bootstrap(own, groups, aggregate) for own in (first, second)]
     difference = float(aggregate(first) - aggregate(second)) if len(groups) else math.nan

@@ -91,6 +91,74 @@ def draw_scatter(path: Path, places: NDArray[np.float64], classes: Sequence[str]
     return _save(figure, path, title)
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of :func:`draw_lines`.
+
+    Attributes
+    ----------
+    name : str
+    values : sequence of float or None
+        At each place; None is left out.
+    intervals : sequence of (float or None, float or None)
+        At each place.
+    dashed : bool
+        For controls.
+    """
+
+    name: str
+    values: Sequence[float | None]
+    intervals: Sequence[Sequence[float | None]]
+    dashed: bool = False
+
+
+def draw_lines(
+    path: Path,
+    lines: Sequence[Line],
+    *,
+    places: Sequence[float],
+    ticks: Sequence[str],
+    title: str,
+    x_axis: str,
+    y_axis: str,
+) -> list[Path]:
+    """Lines over common places, each with a band for its intervals.
+
+    Parameters
+    ----------
+    path : Path
+        Without suffix: ``.png`` and ``.svg`` are written.
+    lines : sequence of Line
+    places, ticks
+        Where the values stand on the horizontal axis, and what is written there.
+    title, x_axis, y_axis : str
+
+    Raises
+    ------
+    StoreError
+        A file cannot be written.
+    """
+    figure = Figure(figsize=(9.6, 5.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    colours = mpl.colormaps["tab20" if len(lines) > 10 else "tab10"]
+    for number, line in enumerate(lines):
+        values, low, high = (
+            np.array([np.nan if v is None else v for v in column], dtype=float)
+            for column in (line.values, *zip(*line.intervals, strict=True))
+        )
+        colour = colours(number % colours.N)
+        style = "--" if line.dashed else "-"
+        axis.plot(places, values, style, color=colour, label=line.name, linewidth=1.5, marker="o", markersize=3)
+        axis.fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
+    crowded = max(map(len, ticks), default=0) > 8
+    axis.set_xticks(places, ticks, **({"rotation": 40, "ha": "right", "fontsize": 8} if crowded else {}))
+    axis.set_xlabel(x_axis)
+    axis.set_ylabel(y_axis)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return _save(figure, path, title)
+
+
 def _save(figure: Figure, path: Path, title: str) -> list[Path]:
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     paths = [path.with_suffix(suffix) for suffix in (".png", ".svg")]

@@ -43,10 +43,10 @@ class Comparison:
         By the largest Ŝ, as in the code, and among equals the smallest distance; or by the smallest distance, as in the
         paper. They differ where H is uneven.
         """
-        by_distance = self.distance.argsort(0, stable=True)
+        by_distance = self.distance.argsort(dim=0, stable=True)
         if nearness == "distance":
             return by_distance
-        similar = self.similarity.gather(0, by_distance).argsort(0, descending=True, stable=True)
+        similar = self.similarity.gather(0, by_distance).argsort(dim=0, descending=True, stable=True)
         return by_distance.gather(0, similar)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Self, get_args
 
 import torch
@@ -17,9 +19,10 @@ from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Dataset
 from earwitness.errors import CheckpointError, ConfigurationError, ExplanationError, nearest
 from earwitness.explanation import SCALES, Explanation, Mask, Scale
-from earwitness.fitting import Workspace
+from earwitness.fitting import Workspace, load_fitted
 from earwitness.protocols import Progress
 from earwitness.random import Random, stream_seed
+from earwitness.registry import registry
 from earwitness_plugins.hidden_maps import check_layer_names, deepest_layers, hidden_maps
 from earwitness_plugins.lmac.curves import collapse
 from earwitness_plugins.lmac.decoder import MaskDecoder
@@ -27,7 +30,6 @@ from earwitness_plugins.lmac.fitted import FittedDecoder
 from earwitness_plugins.lmac.guidance import Guidance, GuidanceLoss
 from earwitness_plugins.lmac.masks import MaskKind, answer, on_stft
 from earwitness_plugins.lmac.material import Material
-from earwitness_plugins.lmac.noise import find_noise
 from earwitness_plugins.lmac.objective import Objective, OutLoss
 from earwitness_plugins.lmac.passages import MaskDomain, coarse_grid
 from earwitness_plugins.lmac.training import Recipe, Training, fresh
@@ -65,10 +67,14 @@ class LMAC:
         is judged. With 1 a mask is nothing but a ranking; its own level is then that at which half of the energy is
         kept.
     noise : str, optional
-        Noise in the training clips: ``"white"``, ``"pink"``, ``"brown"``, or a folder of recordings.
+        In the training clips: ``"clips"`` for other training clips, ``"white"``, ``"pink"``, ``"brown"``, or a folder of
+        recordings.
     noise_snr_db : float
     finetune_steps : int
         Steps of a second stage, with guidance to what is loud in the clean clip.
+    start : str, optional
+        The folder of an earlier fit to the same classifier, whose decoder this one starts from; ``steps`` may then be
+        0.
     guidance_weight, guidance_loss, least_cosine
         λ_g, ``"bce"`` or ``"norm"``, and CCT; see :class:`~earwitness_plugins.lmac.guidance.Guidance`.
     examples : int
@@ -111,6 +117,7 @@ class LMAC:
         noise: str | None = None,
         noise_snr_db: float = 10.0,
         finetune_steps: int = 0,
+        start: str | None = None,
         guidance_weight: float = 4.0,
         guidance_loss: GuidanceLoss = "bce",
         least_cosine: float = 0.6,
@@ -125,6 +132,8 @@ class LMAC:
             raise ConfigurationError(f"examples and memory_mb are not negative, got {examples!r} and {memory_mb!r}.")
         if binarize and budget_share:
             raise ConfigurationError("A binary mask has no warp: choose binarize or budget_share, not both.")
+        if not steps and start is None:
+            raise ConfigurationError("Without an earlier fit to start from, steps must be 1 or more, got 0.")
         if not -100 <= noise_snr_db <= 100:
             raise ConfigurationError(f"noise_snr_db is a number of decibels, got {noise_snr_db!r}.")
         self.layers = check_layer_names(layers)
@@ -141,6 +150,7 @@ class LMAC:
             learning_rate=learning_rate,
             budget_share=budget_share,
         )
+        self.start = start
         self.noise = noise
         self.noise_snr_db = noise_snr_db
         self.examples = examples
@@ -184,8 +194,9 @@ class LMAC:
             See :func:`~earwitness_plugins.hidden_maps.hidden_maps`: a layer is missing, or has no spatial shape.
         ExplanationError
             The training diverged.
+        CheckpointError
+            What it should start from is another method, of another classifier, width or layers, or damaged.
         """
-        noise = find_noise(self.noise)
         layers = self._chosen_layers(classifier, train)
         passages = functools.cache(functools.partial(self.kind.passage, classifier))
         material = Material(
@@ -194,14 +205,19 @@ class LMAC:
             passages,
             train,
             seed=random,
-            noise=None if noise is None else (noise, self.noise_snr_db),
+            noise=self.noise,
+            noise_snr_db=self.noise_snr_db,
         )
         held_out = None if validation is None else Material(classifier, layers, passages, validation, seed=random)
         self._prepare([material] if held_out is None else [material, held_out], progress)
         if not len(material):
             raise ConfigurationError(f"All {len(train)} training clips are silent: there is nothing to hear in them.")
         held_out = held_out if held_out is not None and len(held_out) else None
-        decoder = self._decoder(classifier, material, seed=random).to(classifier.device)
+        if self.start is None:
+            decoder = self._decoder(classifier, material, seed=random)
+        else:
+            decoder = self._earlier_decoder(Path(self.start), classifier, layers)
+        decoder = decoder.to(classifier.device)
         training = Training(
             classifier,
             decoder,
@@ -311,6 +327,14 @@ class LMAC:
         decoder = MaskDecoder([maps.shape[1] for maps in rows.maps], self.width, bands=bands)
         decoder.initialise(rows.maps, seed=stream_seed(seed, "decoder"))
         return decoder
+
+    def _earlier_decoder(self, folder: Path, classifier: AudioClassifier, layers: Sequence[str]) -> MaskDecoder:
+        earlier = load_fitted(registry(), folder, classifier)
+        if not isinstance(earlier, LMAC) or set(earlier.fitted.layers) != set(layers) or earlier.width != self.width:
+            raise CheckpointError(
+                f"{folder} holds no mask decoder of width {self.width} that listens to {', '.join(layers)}."
+            )
+        return copy.deepcopy(earlier.fitted.decoder).train().requires_grad_()
 
     @torch.no_grad()
     def _write_examples(

@@ -18,7 +18,7 @@ from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Clip, Dataset
 from earwitness.random import Random, stream_seed
 from earwitness_plugins.hidden_maps import hidden_maps
-from earwitness_plugins.lmac.noise import Noise, with_noise
+from earwitness_plugins.lmac.noise import CLIPS, Noise, OtherClips, find_noise, with_noise
 from earwitness_plugins.lmac.passages import Passage
 
 
@@ -78,8 +78,15 @@ class Material:
     dataset : Dataset
     seed : int
         Decides batches and noise.
-    noise : (Noise, float), optional
-        And its signal-to-noise ratio in dB; new noise in each epoch.
+    noise : str, optional
+        A name for :func:`~earwitness_plugins.lmac.noise.find_noise`, or ``"clips"`` for other clips of the data set; new
+        noise in each epoch.
+    noise_snr_db : float
+
+    Raises
+    ------
+    ConfigurationError
+        There is no such noise.
     """
 
     def __init__(
@@ -90,19 +97,23 @@ class Material:
         dataset: Dataset,
         *,
         seed: int,
-        noise: tuple[Noise, float] | None = None,
+        noise: str | None = None,
+        noise_snr_db: float = 0.0,
     ) -> None:
         self.classifier = classifier
         self.layers = tuple(layers)
         self.passages = passages
         self.dataset = dataset
         self.seed = seed
-        self.noise = noise
+        self.noise_snr_db = noise_snr_db
         self.silent: list[str] = []
         self.kept_mb = 0.0
         self._heard: dict[int, Rows] = {}
         self._clips: dict[int, Clip] = {}
         self._audible: list[int] = []
+        self.noise: Noise | None = None
+        if noise is not None:
+            self.noise = OtherClips(self._audible, self._waveform) if noise == CLIPS else find_noise(noise)
 
     def prepare(self, index: int, memory_mb: float) -> None:
         """Look at one clip, and keep what was computed, unless that would take more than this memory in all."""
@@ -134,17 +145,21 @@ class Material:
 
     def clean(self, indices: Sequence[int]) -> Batch:
         """Some clips as they are."""
-        clips = [self._clips.get(index) or self.dataset[index].resampled(self.classifier.rate) for index in indices]
-        return Batch.of(clips, device=self.classifier.device)
+        return Batch.of([self._clip(index) for index in indices], device=self.classifier.device)
 
     def heard(self, indices: Sequence[int], epoch: int = 0) -> Batch:
         """Some clips with the noise of an epoch."""
         batch = self.clean(indices)
         if self.noise is None:
             return batch
-        source, snr_db = self.noise
-        random = Random(self.seed, batch.clip_ids)
-        noisy = with_noise(batch.waveforms, source, snr_db, rate=batch.rate, random=random, draw=str(epoch))
+        noisy = with_noise(
+            batch.waveforms,
+            self.noise,
+            self.noise_snr_db,
+            rate=batch.rate,
+            random=Random(self.seed, batch.clip_ids),
+            draw=str(epoch),
+        )
         return Batch(noisy, batch.rate, batch.clips)
 
     def rows(self, indices: Sequence[int], heard: Batch | None = None) -> Rows:
@@ -156,6 +171,12 @@ class Material:
         if self.noise is not None:
             return self._listen(self.heard(indices) if heard is None else heard)
         return Rows.joined([self._heard.get(index) or self._listen(self.clean([index])) for index in indices])
+
+    def _clip(self, index: int) -> Clip:
+        return self._clips.get(index) or self.dataset[index].resampled(self.classifier.rate)
+
+    def _waveform(self, index: int) -> Tensor:
+        return self._clip(index).waveform
 
     def _listen(self, batch: Batch) -> Rows:
         return listen(self.classifier, self.layers, self.passages(batch.waveforms.shape[1]), batch.waveforms)

@@ -1,7 +1,9 @@
-"""Noise for training clips, from each clip's own random stream: generated, or excerpts of a folder of recordings."""
+"""Noise for training clips, from each clip's own random stream: generated, excerpts of a folder of recordings, or other
+clips of the same data."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +21,9 @@ from earwitness_plugins.classifiers.augmentation import coloured_noise
 
 GENERATED = {"white": 0.0, "pink": 0.5, "brown": 1.0}
 """Exponent a of each generated noise, whose amplitude falls as 1/f^a."""
+
+CLIPS = "clips"
+"""Other training clips as noise: nothing that a classifier has to do with is more like what it knows."""
 
 _SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {".aif", ".oga", ".opus"}
 
@@ -40,6 +45,28 @@ class GeneratedNoise:
     def __call__(self, n_samples: int, rate: int, generator: torch.Generator) -> Tensor:
         """See :class:`Noise`."""
         return coloured_noise(torch.tensor([self.slope]), n_samples, generator)[0]
+
+
+@dataclass(frozen=True)
+class OtherClips:
+    """Random excerpts of clips, repeated if too short.
+
+    Attributes
+    ----------
+    clips : sequence of int
+        Indices to choose from.
+    waveform : callable int -> Tensor (T,), float32
+        At the rate of what gets the noise.
+    """
+
+    clips: Sequence[int]
+    waveform: Callable[[int], Tensor]
+
+    def __call__(self, n_samples: int, rate: int, generator: torch.Generator) -> Tensor:
+        """See :class:`Noise`."""
+        waveform = self.waveform(self.clips[int(torch.randint(len(self.clips), (), generator=generator))])
+        start = int(torch.randint(max(1, len(waveform) - n_samples + 1), (), generator=generator))
+        return torch.from_numpy(np.resize(waveform[start : start + n_samples].numpy(), n_samples))
 
 
 @dataclass(frozen=True)
@@ -67,8 +94,8 @@ class NoiseFolder:
         return torch.from_numpy(np.resize(excerpt.numpy(), n_samples))
 
 
-def find_noise(name: str | None) -> Noise | None:
-    """A noise by name, or a folder.
+def find_noise(name: str) -> Noise:
+    """A generated noise by its name, or that of a folder.
 
     Raises
     ------
@@ -76,13 +103,11 @@ def find_noise(name: str | None) -> Noise | None:
         There is neither such a noise nor such a folder, or the folder has no recording that can be opened, or only
         silent ones.
     """
-    if name is None:
-        return None
     if name in GENERATED:
         return GeneratedNoise(GENERATED[name])
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise ConfigurationError(f"noise must be one of {', '.join(GENERATED)}, or a folder; there is no {name!r}.")
+        raise ConfigurationError(f"noise must be one of {', '.join((*GENERATED, CLIPS))}, or a folder; there is no {name!r}.")
     found, problems = [], []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES):
         try:

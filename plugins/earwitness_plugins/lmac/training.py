@@ -63,11 +63,11 @@ class Recipe:
     budget_share: float = 0.0
 
     def __post_init__(self) -> None:
-        counts = (self.steps, self.batch_size, self.finetune_steps + 1)
+        counts = (self.total, self.batch_size, self.steps + 1, self.finetune_steps + 1)
         if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in counts):
             raise ConfigurationError(
-                f"steps and batch_size are whole numbers of 1 or more, finetune_steps of 0 or more; got {self.steps}, "
-                f"{self.batch_size} and {self.finetune_steps}."
+                f"batch_size, and steps and finetune_steps together, are whole numbers of 1 or more; got "
+                f"{self.batch_size}, {self.steps} and {self.finetune_steps}."
             )
         if not 0 < self.learning_rate < float("inf") or not 0 <= self.budget_share <= 1:
             raise ConfigurationError(
@@ -297,8 +297,9 @@ class Training:
         self._means = Means()
 
     def _begin_finetuning(self) -> None:
-        """The second stage starts from the best decoder of the first."""
-        self.state.decoder.load_state_dict(self.state.kept)
+        """The second stage starts from the best decoder of the first, if there was one."""
+        if self.state.kept:
+            self.state.decoder.load_state_dict(self.state.kept)
         self.optimiser = torch.optim.Adam(self.state.decoder.parameters(), lr=self.recipe.learning_rate)
 
     def _check_finite(self, values: Tensor) -> None:

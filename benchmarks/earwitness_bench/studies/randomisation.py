@@ -1,0 +1,191 @@
+"""Do explanations change when the classifier forgets what it learnt? The metric ``cascading-randomisation``, as curves.
+
+The layers of a classifier are randomised from the output down, one after the other, and every method of a suite
+explains each clip again at every stage; see :mod:`earwitness_bench.metrics.randomisation`.
+
+Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018; Paissan et al., ICML 2024, figures 3 and 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from earwitness.artifacts import write_atomically, write_json
+from earwitness.batching import load_batch
+from earwitness.errors import EarwitnessError
+from earwitness.protocols import Progress
+from earwitness.registry import Registry
+from earwitness_bench.cascade import stages
+from earwitness_bench.plan import Contestant, Plan, Stage
+from earwitness_bench.statistics import group_bootstrap
+from earwitness_bench.store import Store
+from earwitness_bench.studies.cells import Ran
+from earwitness_bench.studies.figures import Line, draw_lines
+from earwitness_bench.studies.methods import own_threads, work_off
+from earwitness_bench.suite import Reference, Suite
+
+NAME = "randomisation"
+METRIC = "earwitness:cascading-randomisation"
+UNCHANGED = 1 - 1e-3
+"""A map whose least similarity is above has not changed: the rest is half precision."""
+
+Floats = NDArray[np.float64]
+
+
+def run_randomisation(
+    suite: Suite,
+    *,
+    out: Path,
+    max_stages: int,
+    registry: Registry,
+    device: torch.device | str,
+    progress: Progress,
+) -> tuple[dict[str, Any], Ran]:
+    """Explain at every stage of the cascade; write ``randomisation.json``, ``.csv``, ``.png`` and ``.svg``.
+
+    Parameters
+    ----------
+    suite : Suite
+        Of one arena, and without controls (:func:`.methods.chosen`); its own metrics do not matter.
+    out : Path
+        Results folder, see :mod:`earwitness_bench.store`.
+    max_stages : int
+        Of the cascade.
+    registry : Registry
+    device : torch.device or str
+    progress : callable (done, total, text)
+
+    Returns
+    -------
+    document : dict
+        What the JSON file holds.
+    ran : Ran
+
+    Raises
+    ------
+    EarwitnessError
+        No method could be scored at all.
+    """
+    metric = Reference(name=METRIC, parameters={"max_stages": max_stages})
+    store = Store(out, create=True)
+    with own_threads(suite, store):
+        worked = work_off(
+            suite.model_copy(update={"metrics": (metric,)}), store, registry=registry, device=device, progress=progress
+        )
+        plan = worked.plan
+        (lineup,) = plan.lineups
+        document = {
+            "study": NAME,
+            "settings": {
+                "suite": suite.name,
+                "arena": suite.arenas[0].title,
+                "classifier": lineup.stage.classifier.checksum,
+                "environment": plan.environment,
+                "metric": plan.judges[0].identity,
+                "seed": suite.seed,
+                "target": suite.target,
+            },
+            "layers": _layers(lineup.stage, max_stages),
+            "methods": {contestant.title: _summary(plan, store, contestant) for contestant in lineup.contestants},
+        }
+    if not any(found["clips"] for found in document["methods"].values()):
+        raise EarwitnessError(f"No method could be scored: {next(iter(worked.errors), 'all maps are constant')}")
+    write_json(out / f"{NAME}.json", document)
+    write_atomically(out / f"{NAME}.csv", _as_csv(document).encode())
+    _draw(out / NAME, document)
+    return document, Ran((), worked.computed, worked.found, tuple(worked.errors))
+
+
+def _layers(stage: Stage, max_stages: int) -> list[list[str]]:
+    batch = load_batch(stage.dataset, [stage.chunks[0][0][0]], stage.classifier.rate, device=stage.classifier.device)
+    with torch.no_grad():
+        return [list(names) for names in stages(stage.classifier, stage.classifier.features(batch.waveforms), max_stages)]
+
+
+def _summary(plan: Plan, store: Store, contestant: Contestant) -> dict[str, Any]:
+    """Of one method: mean similarity at each stage with its interval, the area, and what there was nothing to say of."""
+    curves: list[list[float | None]] = []
+    groups: list[str] = []
+    columns: dict[str, list[float | None]] = {"SSIM_randomised": [], "SSIM_other_clip": [], "degenerate_randomised": []}
+    constant, outcomes = 0, dict.fromkeys([""])
+    for number in range(len(plan)):
+        unit = plan[number]
+        if unit.contestant is not contestant:
+            continue
+        explained, scored = store.read_cell("explain", unit.explain_key), store.read_cell("score", unit.score_keys[0])
+        rows = explained["rows"] if explained else []
+        constant += sum(bool(row["degenerate"]) for row in rows)
+        outcomes.update(dict.fromkeys(row["outcome"] for row in rows if row["outcome"] != "explained"))
+        if scored is None or "curves" not in scored:
+            outcomes.update(dict.fromkeys(scored["outcomes"] if scored else []))
+            continue
+        for row, curve in enumerate(scored["curves"]["SSIM_randomised"]["y"]):
+            if None not in curve:
+                curves.append(curve)
+                groups.append(rows[row]["group"])
+                for name, values in columns.items():
+                    values.append(scored["columns"][name][row])
+    values = np.array(curves, dtype=np.float64)
+    areas = _floats(columns["SSIM_randomised"])
+    return {
+        "control": contestant.is_control,
+        "clips": len(curves),
+        "constant": constant,
+        "reasons": [text for text in outcomes if text],
+        "mean": values.mean(0).tolist() if len(values) else [],
+        "interval": [_interval(column, groups) for column in values.T] if len(values) else [],
+        "area": {"mean": _mean(areas), "interval": _interval(areas, groups)},
+        "other_clip": _mean(_floats(columns["SSIM_other_clip"])),
+        "constant_when_randomised": _mean(_floats(columns["degenerate_randomised"])),
+        "ignores_the_weights": bool(len(values) and values.min() > UNCHANGED),
+    }
+
+
+def _floats(values: Sequence[float | None]) -> Floats:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _mean(values: Floats) -> float | None:
+    return None if not len(values) or np.isnan(values).all() else float(np.nanmean(values))
+
+
+def _interval(values: Floats, groups: Sequence[str]) -> list[float | None]:
+    if not len(values):
+        return [None, None]
+    return [value if np.isfinite(value) else None for value in group_bootstrap(values, groups)]
+
+
+def _as_csv(document: dict[str, Any]) -> str:
+    lines = ["method,stage,layers,SSIM,low,high,clips"]
+    stages_of = [[], *document["layers"]]
+    for title, found in document["methods"].items():
+        name = f'"{title}"' if "," in title else title
+        for number, (mean, interval) in enumerate(zip(found["mean"], found["interval"], strict=True)):
+            numbers = ["" if value is None else f"{value:.6g}" for value in (mean, *interval)]
+            lines.append(",".join([name, str(number), " ".join(stages_of[number]), *numbers, str(found["clips"])]))
+    return "\n".join(lines) + "\n"
+
+
+def _draw(path: Path, document: dict[str, Any]) -> None:
+    """Similarity against the layer down to which all are random, a line for each method; controls dashed."""
+    lines = [
+        Line(title, found["mean"], found["interval"], dashed=found["control"])
+        for title, found in document["methods"].items()
+        if found["clips"]
+    ]
+    ticks = ["none", *(names[-1] if len(names) == 1 else f"… {names[-1]}" for names in document["layers"])]
+    draw_lines(
+        path,
+        lines,
+        places=[float(number) for number in range(len(ticks))],
+        ticks=ticks,
+        title=f"{document['settings']['arena']}: similarity to the original map as layers are randomised",
+        x_axis="random from the output down to",
+        y_axis="SSIM",
+    )

@@ -1,0 +1,410 @@
+"""Remove and retrain (ROAR): does a classifier that never had the cells that a method points at still learn?
+
+Each clip that is trained and tested on is explained. The most relevant cells of its feature map are removed, p % of
+them, and the classifier is trained anew, from scratch, on what is left. The more of the evidence a method finds, the
+further its accuracy falls, on the test clips with theirs removed. *Random removal* says what is lost by losing that many
+cells of any kind: a method below it finds evidence.
+
+A removed cell becomes the mean of its band over the training clips, the same for all clips and for all methods. Maps
+are ranked where the features are, with their sign; cells of equal relevance in a seeded random order, so a map without
+a preference is random removal. Every number is a training of its own, kept as soon as it is done.
+
+Source: Hooker, Erhan, Kindermans and Kim, "A Benchmark for Interpretability Methods in Deep Neural Networks", NeurIPS
+2019; Paissan et al., ICML 2024, figure 4.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from earwitness.artifacts import digest_of, write_atomically, write_json
+from earwitness.errors import ClassifierError, ConfigurationError, EarwitnessError
+from earwitness.protocols import Progress, Retrain
+from earwitness.random import Random, stream_seed
+from earwitness.registry import Registry
+from earwitness_bench.chunks import prepare
+from earwitness_bench.explaining import Asker, explained_rows
+from earwitness_bench.identity import plugin_identity
+from earwitness_bench.isolation import isolated
+from earwitness_bench.packing import unpack
+from earwitness_bench.plan import Lineup, Plan, Unit
+from earwitness_bench.statistics import group_bootstrap
+from earwitness_bench.store import Store
+from earwitness_bench.studies.cells import Cell, Ran, run_cells
+from earwitness_bench.studies.figures import Line, draw_lines
+from earwitness_bench.studies.methods import own_threads, work_off
+from earwitness_bench.studies.removal import ranks, removed
+from earwitness_bench.suite import Arena, Reference, Suite
+
+NAME = "roar"
+RANDOM = "random removal"
+MAP_CAP_MB = 4096.0
+"""Maps are kept whatever their size: they are needed once for each training."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is removed, and how often a classifier is trained on the rest.
+
+    Attributes
+    ----------
+    percents : tuple of float, in (0, 100)
+        Of each clip's cells.
+    seeds : tuple of int
+        Of the trainings.
+    """
+
+    percents: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.percents or not all(0 < percent < 100 for percent in self.percents) or not self.seeds:
+            raise ConfigurationError(
+                f"Percentages to be removed lie between 0 and 100, and there is at least one training of each; got "
+                f"{list(self.percents)} and {len(self.seeds)}."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """The clips of one arena, in the order of its chunks.
+
+    Attributes
+    ----------
+    features : Tensor (N, M, N'), float32
+    labels : Tensor (N,), int64, on the CPU
+    clip_ids, groups : tuple of str, length N
+    """
+
+    features: Tensor
+    labels: Tensor
+    clip_ids: tuple[str, ...]
+    groups: tuple[str, ...]
+
+    def noise(self, seed: int, name: str) -> Tensor:
+        """A seeded number for each cell, by clip: like ``features``."""
+        return Random(seed, self.clip_ids).uniform(name, *self.features.shape[1:]).to(self.features.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What all trainings of a study stand on: the plan whose first lineup is trained on, and its second tested."""
+
+    plan: Plan
+    store: Store
+    asker: Asker
+    retrain: Retrain
+
+    @functools.cached_property
+    def clips(self) -> tuple[Clips, Clips]:
+        """Those that are trained on, and those that are tested on; read once."""
+        train, test = (_read(self.plan, number) for number in (0, 1))
+        if train.features.shape[1:] != test.features.shape[1:]:
+            sizes = [tuple(clips.features.shape[1:]) for clips in (train, test)]
+            raise ConfigurationError(f"{NAME} needs training and test clips of one length, got maps of {sizes}.")
+        return train, test
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - a method's trainings come one after another
+    def places(self, title: str) -> tuple[Tensor, Tensor]:
+        """The ranks (N, M, N') of the cells of all clips of either kind, by one method."""
+        seed = self.plan.suite.seed
+        train, test = (
+            ranks(self._maps(number, title), clips.noise(seed, "ties")) for number, clips in enumerate(self.clips)
+        )
+        return train, test
+
+    def _maps(self, arena: int, title: str) -> Tensor:
+        """What ranks the cells of each clip by a method: (N, M, N')."""
+        found = []
+        for unit in _units(self.plan, arena, title):
+            prepared = prepare(unit, self.plan.suite, unit.stage.classifier)
+            cell = self.store.read_cell("explain", unit.explain_key)
+            if cell is None or cell["status"] != "ok" or len(explained_rows(cell)) < len(unit.chunk):
+                said = next((row["outcome"] for row in (cell or {"rows": []})["rows"] if row["outcome"] != "explained"))
+                raise EarwitnessError(f"not every clip was explained: {said}")
+            kept = self.store.read_maps(unit.explain_key)
+            explanation = unpack(*kept) if kept else self.asker.explain(unit, prepared).explanation
+            found.append(prepared.scene.on_features(explanation))
+        return torch.cat(found)
+
+    def train_without(self, title: str | None, percent: float, seed: int, progress: Progress) -> dict[str, Any]:
+        """Remove, retrain, test. ``title`` None removes at random."""
+        train, test = self.clips
+        if percent == 0:
+            places = (torch.zeros_like(train.features), torch.zeros_like(test.features))
+        elif title is None:
+            places = tuple(  # type: ignore[assignment]
+                ranks(torch.zeros_like(clips.features), clips.noise(seed, RANDOM)) for clips in self.clips
+            )
+        else:
+            places = self.places(title)
+        fill = train.features.mean((0, 2))
+        classifier = self.plan.lineups[0].stage.classifier
+        with isolated(stream_seed(seed, NAME), classifier.device):
+            kept = removed(train.features, places[0], percent, fill)
+            network = self.retrain(kept[:, None], train.labels, seed=seed, progress=progress)
+        again = classifier.with_network(network)
+        tested = removed(test.features, places[1], percent, fill)[:, None]
+        with torch.no_grad():
+            logits = torch.cat([again.logits_of_features(some) for some in torch.split(tested, 16)])
+        correct = logits.argmax(1).cpu() == test.labels
+        return {"correct": correct.int().tolist(), "accuracy": float(correct.double().mean())}
+
+
+def run_roar(
+    suite: Suite,
+    design: Design,
+    out: Path,
+    *,
+    train: Mapping[str, Any],
+    registry: Registry,
+    device: torch.device | str,
+    progress: Progress,
+) -> tuple[dict[str, Any], Ran]:
+    """Explain, remove, retrain; write ``roar.json``, ``.csv``, ``.png`` and ``.svg``.
+
+    Parameters
+    ----------
+    suite : Suite
+        Of one arena, whose clips are tested on, and without controls (:func:`.methods.chosen`).
+    design : Design
+    out : Path
+        Results folder, see :mod:`earwitness_bench.store`.
+    train : dict
+        Parameters of the arena's data set that give the clips that are trained on.
+    registry : Registry
+    device : torch.device or str
+    progress : callable (done, total, text)
+
+    Returns
+    -------
+    document : dict
+        What the JSON file holds.
+    ran : Ran
+
+    Raises
+    ------
+    PluginError
+        The classifier does not say how it is trained anew.
+    ConfigurationError
+        Clips are both trained and tested on, have several labels, or several lengths.
+    EarwitnessError
+        Not even the classifier that nothing was removed from could be trained.
+    """
+    (arena,) = suite.arenas
+    offer = registry.classifier(arena.classifier.name)
+    retrain: Retrain = offer.spec.load_retrain()
+    data = Reference(name=arena.dataset.name, parameters=dict(train))
+    arenas = (Arena(dataset=data, classifier=arena.classifier, label=f"{arena.title}, trained on"), arena)
+    whole = suite.model_copy(update={"arenas": arenas, "metrics": (), "map_cap_mb": MAP_CAP_MB})
+    store = Store(out, create=True)
+    with own_threads(suite, store):
+        worked = work_off(whole, store, registry=registry, device=device, progress=progress)
+        plan = worked.plan
+        _check(plan)
+        ground = Ground(plan, store, Asker(suite.seed, store, registry), retrain)
+        common = _common_identity(plan, [offer.qualified_name, plugin_identity(offer)])  # type: ignore[arg-type]
+        titles = [contestant.title for contestant in plan.lineups[1].contestants]
+        places = _trainings(design, titles)
+        cells = [
+            Cell(
+                f"{title}, {percent:g} % removed, training {seed}",
+                {**common, "removed": percent, "training_seed": seed, "by": _identity_of(plan, title, percent)},
+                functools.partial(_train, ground, title, percent, seed, number, len(places), progress),
+            )
+            for number, (title, percent, seed) in enumerate(places)
+        ]
+        ran = run_cells(store, NAME, cells, progress)
+        results = dict(zip(places, ran.results, strict=True))
+        if results[RANDOM, 0.0, design.seeds[0]] is None:
+            raise EarwitnessError(f"The classifier cannot be trained anew: {ran.failed[0]}")
+        document = _document(common, design, titles, results, ground.clips[1].groups)
+    write_json(out / f"{NAME}.json", document)
+    write_atomically(out / f"{NAME}.csv", _as_csv(document).encode())
+    _draw(out / NAME, document, plan.lineups[1])
+    failed = tuple(dict.fromkeys((*worked.errors, *ran.failed)))
+    return document, Ran(ran.results, worked.computed + ran.computed, worked.found + ran.found, failed)
+
+
+def _train(
+    ground: Ground, title: str, percent: float, seed: int, number: int, total: int, progress: Progress
+) -> dict[str, Any]:
+    def epoch(done: int, epochs: int, text: str) -> None:
+        progress(number, total, f"{title}, {percent:g} % removed: epoch {done} of {epochs}, {text}")
+
+    return ground.train_without(None if title == RANDOM else title, percent, seed, epoch)
+
+
+def _trainings(design: Design, titles: Sequence[str]) -> list[tuple[str, float, int]]:
+    """Method, percentage and seed of every training; first those from which nothing is removed."""
+    if RANDOM in titles:
+        raise ConfigurationError(f"{RANDOM!r} is the name of the control. Give the explainer another `label`.")
+    percents = [(RANDOM, 0.0), *((title, percent) for title in (RANDOM, *titles) for percent in design.percents)]
+    return [(title, percent, seed) for title, percent in percents for seed in design.seeds]
+
+
+def _check(plan: Plan) -> None:
+    train, test = (lineup.stage for lineup in plan.lineups)
+    shared = {e.clip_id for e in train.dataset.entries} & {test.dataset.entries[i].clip_id for i in _clips_of(plan, 1)}
+    if shared:
+        raise ConfigurationError(
+            f"{len(shared)} clips are both trained and tested on, such as {min(shared)!r}. Choose another split."
+        )
+    for number, stage in enumerate((train, test)):
+        for index in _clips_of(plan, number):
+            entry = stage.dataset.entries[index]
+            if len(entry.labels) != 1 or entry.labels[0] not in stage.classifier.labels:
+                raise ConfigurationError(
+                    f"{NAME} needs clips of one class each, of those that {stage.classifier.name} knows; "
+                    f"{entry.clip_id!r} has {list(entry.labels)}."
+                )
+
+
+def _clips_of(plan: Plan, arena: int) -> list[int]:
+    return [index for chunk in plan.lineups[arena].stage.chunks for index, _ in chunk]
+
+
+def _units(plan: Plan, arena: int, title: str) -> list[Unit]:
+    """The units of a method in one arena, chunk after chunk."""
+    first, lineup = sum(len(one) for one in plan.lineups[:arena]), plan.lineups[arena]
+    place = next(i for i, contestant in enumerate(lineup.contestants) if contestant.title == title)
+    return [plan[number] for number in range(first + place, first + len(lineup), len(lineup.contestants))]
+
+
+def _read(plan: Plan, arena: int) -> Clips:
+    """The feature maps and labels of an arena's clips."""
+    stage, found = plan.lineups[arena].stage, []
+    title = plan.lineups[arena].contestants[0].title
+    for unit in _units(plan, arena, title):
+        prepared = prepare(unit, plan.suite, stage.classifier)
+        if prepared.errors:
+            raise EarwitnessError(f"A clip cannot be read: {next(iter(prepared.errors.values()))}")
+        with torch.no_grad():
+            found.append(stage.classifier.features(prepared.scene.batch.waveforms))
+    if any(features.ndim != 4 for features in found):
+        raise ClassifierError(f"{NAME} removes cells of feature maps, and {stage.classifier.name} eats samples.")
+    if len({features.shape[1:] for features in found}) > 1:
+        raise ConfigurationError(f"{NAME} needs clips of one length. Cut them, for example with duration_s.")
+    entries = [stage.dataset.entries[index] for index in _clips_of(plan, arena)]
+    labels = torch.tensor([stage.classifier.target_of(entry.labels[0]) for entry in entries])
+    ids, groups = tuple(entry.clip_id for entry in entries), tuple(entry.group for entry in entries)
+    return Clips(torch.cat(found)[:, 0], labels, ids, groups)
+
+
+def _common_identity(plan: Plan, retraining: list[str]) -> dict[str, Any]:
+    suite = plan.suite
+    data = {}
+    for number, kind in enumerate(("train", "test")):
+        entries = [plan.lineups[number].stage.dataset.entries[index] for index in _clips_of(plan, number)]
+        data[kind] = [len(entries), digest_of([[e.clip_id, e.labels, e.fingerprint] for e in entries])]
+    return {
+        "environment": plan.environment,
+        "classifier": plan.lineups[0].stage.classifier.checksum,
+        "retraining": retraining,
+        **data,
+        "target": suite.target,
+        "seed": suite.seed,
+        "chunk_size": suite.chunk_size,
+    }
+
+
+def _identity_of(plan: Plan, title: str, percent: float) -> Any:
+    if title == RANDOM:
+        return "nothing" if percent == 0 else RANDOM
+    return next(contestant.identity for contestant in plan.lineups[1].contestants if contestant.title == title)
+
+
+def _document(
+    common: dict[str, Any],
+    design: Design,
+    titles: Sequence[str],
+    results: Mapping[tuple[str, float, int], dict[str, Any] | None],
+    groups: Sequence[str],
+) -> dict[str, Any]:
+    def correct(title: str, percent: float) -> Floats | None:
+        """Of each test clip, the share of the trainings that decide rightly; None where one is missing."""
+        found = [results[title, percent, seed] for seed in design.seeds]
+        return None if None in found else np.mean([one["correct"] for one in found if one], axis=0)
+
+    def with_interval(values: Floats) -> dict[str, Any]:
+        low, high = group_bootstrap(values, groups)
+        return {"mean": float(values.mean()), "interval": [_plain(low), _plain(high)]}
+
+    def summary(title: str, percent: float) -> dict[str, Any] | None:
+        own, control = correct(title, percent), correct(RANDOM, percent)
+        if own is None:
+            return None
+        of_each = [one["accuracy"] for seed in design.seeds if (one := results[title, percent, seed])]
+        less = None if control is None or title == RANDOM else with_interval(control - own)
+        return {**with_interval(own), "of_each_training": of_each, "random_less_this": less}
+
+    return {
+        "study": NAME,
+        "settings": common,
+        "removed": list(design.percents),
+        "seeds": list(design.seeds),
+        "test_clips": len(groups),
+        "recordings": len(set(groups)),
+        "nothing_removed": summary(RANDOM, 0.0),
+        "methods": {
+            title: {f"{percent:g}": summary(title, percent) for percent in design.percents}
+            for title in (RANDOM, *titles)
+        },
+    }
+
+
+def _plain(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _as_csv(document: dict[str, Any]) -> str:
+    lines = ["method,removed_percent,accuracy,low,high,random_less_this,random_less_this_low,random_less_this_high"]
+    rows = [("nothing", "0", document["nothing_removed"])]
+    rows += [(title, percent, found) for title, by in document["methods"].items() for percent, found in by.items()]
+    for title, percent, found in rows:
+        if found is not None:
+            less = found["random_less_this"] or {"mean": None, "interval": [None, None]}
+            numbers = [found["mean"], *found["interval"], less["mean"], *less["interval"]]
+            shown = ["" if number is None else f"{number:.6g}" for number in numbers]
+            lines.append(",".join([f'"{title}"' if "," in title else title, percent, *shown]))
+    return "\n".join(lines) + "\n"
+
+
+def _draw(path: Path, document: dict[str, Any], lineup: Lineup) -> None:
+    """Accuracy against the percentage removed, a line for each method; controls dashed."""
+    start = document["nothing_removed"]
+    controls = {contestant.title for contestant in lineup.contestants if contestant.is_control} | {RANDOM}
+    lines = []
+    for title, by_percent in document["methods"].items():
+        places = [start, *(by_percent[f"{percent:g}"] for percent in document["removed"])]
+        lines.append(
+            Line(
+                title,
+                [found and found["mean"] for found in places],
+                [found["interval"] if found else (None, None) for found in places],
+                dashed=title in controls,
+            )
+        )
+    ticks = [f"{percent:g}" for percent in (0, *document["removed"])]
+    draw_lines(
+        path,
+        lines,
+        places=[0.0, *document["removed"]],
+        ticks=ticks,
+        title=f"{lineup.stage.arena.title}: accuracy after the most relevant cells were removed and it was trained anew",
+        x_axis="% of the cells removed",
+        y_axis="accuracy",
+    )
+
+
