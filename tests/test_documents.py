@@ -32,7 +32,7 @@ from handmade import write as write_results
 from sounds import write_sound
 
 ROOT = Path(__file__).parent.parent
-METHODS = ["docs/lrp.md", "docs/drsa.md", "docs/l2i.md"]
+METHODS = ["docs/lrp.md", "docs/drsa.md", "docs/l2i.md", "docs/lmac.md"]
 DOCUMENTS = [
     *("README.md", "docs/datasets.md", "docs/how-it-works.md", "docs/plugins.md", "docs/report.md", "docs/running.md"),
     "docs/suites.md",
@@ -129,7 +129,7 @@ def test_the_demo_ends_with_sounds_verdicts_and_a_leaderboard(workplace: Path, m
     done = CliRunner().invoke(shell, ["demo", "--out", str(workplace / "tour")])
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
     sounds = list((workplace / "tour" / "sounds").glob("**/heard.wav"))
-    assert len(sounds) == (7 if shared else 4)  # one of them by a method that was fitted
+    assert len(sounds) == (8 if shared else 5)  # two of them by methods that were fitted
     assert all(soundfile.info(path).duration > 0.9 for path in sounds)
     assert done.stdout.count("random masks of equal energy") == len(sounds)
     assert done.stdout.count("Headline") == (2 if shared else 1)

@@ -12,7 +12,7 @@ from earwitness.cli.context import current_registry
 from earwitness.cli.progress import progress_bar
 
 TOY_CLIPS = (0, 1, 3)
-TAUGHT = {"l2i": {"patterns": 24, "width": 32, "epochs": 6}}
+TAUGHT = {"l2i": {"patterns": 24, "width": 32, "epochs": 6}, "lmac": {"steps": 60, "width": 64}}
 """Methods that are fitted, and with what."""
 REAL_CLASSES = ("dog", "rooster", "crying_baby")
 
@@ -56,7 +56,12 @@ def demo(out: Path, esc10: Path | None) -> None:
     if real is not None:
         chosen = [next(i for i, entry in enumerate(real.entries) if name in entry.labels) for name in REAL_CLASSES]
         _explain([real[index] for index in chosen], "earwitness:esc10-cnn", out / "sounds")
-    click.echo(click.style("\n2. A method that learns first: which patterns of sound did it think in?", bold=True))
+    click.echo(
+        click.style(
+            "\n2. Methods that learn first: which patterns of sound did it think in, and which part convinces it?",
+            bold=True,
+        )
+    )
     for name, settings in TAUGHT.items():
         _teach(name, settings, toy[0], out)
     click.echo(click.style("\n3. Which method can be trusted?", bold=True))

@@ -159,8 +159,8 @@ def find_folder(
         return fetch(candidates[-1])
     looked = " or ".join(str(candidate) for candidate in candidates)
     raise DatasetError(
-        f"{name} is not at {looked}. Give its folder (folder=...), set EARWITNESS_DATA to a folder that has it as "
-        f"{name!r}, or get it: {advice}"
+        f"{name} is not at {looked}. Give its folder (folder=...), or set EARWITNESS_DATA to a folder that has it "
+        f"as {name!r}. {advice}"
     )
 
 

@@ -36,8 +36,8 @@ class Objective:
     """
 
     in_weight: float = 8.0
-    out_weight: float = 2.0
-    sparsity: float = 4.0
+    out_weight: float = 4.0
+    sparsity: float = 2.0
     tv: float = 0.0
     out_loss: OutLoss = "bounded"
 
