@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import os
 import re
 import shlex
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parent.parent
 METHODS = ["docs/lrp.md", "docs/drsa.md", "docs/l2i.md", "docs/lmac.md"]
 DOCUMENTS = [
     *("README.md", "docs/datasets.md", "docs/how-it-works.md", "docs/plugins.md", "docs/report.md", "docs/running.md"),
+    "docs/apnet.md",
     "docs/suites.md",
     "docs/statistics.md",
     *METHODS,
@@ -129,11 +131,12 @@ def test_the_demo_ends_with_sounds_verdicts_and_a_leaderboard(workplace: Path, m
     done = CliRunner().invoke(shell, ["demo", "--out", str(workplace / "tour")])
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
     sounds = list((workplace / "tour" / "sounds").glob("**/heard.wav"))
-    assert len(sounds) == (8 if shared else 5)  # two of them by methods that were fitted
+    assert len(sounds) == (9 if shared else 6)  # two by fitted methods, one by a classifier that explains itself
     assert all(soundfile.info(path).duration > 0.9 for path in sounds)
     assert done.stdout.count("random masks of equal energy") == len(sounds)
     assert done.stdout.count("Headline") == (2 if shared else 1)
     assert "–  uniform-noise" in done.stdout
+    assert (workplace / "tour" / "prototypes" / "index.html").exists()
 
 
 def test_the_blocks_on_how_it_works_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,6 +262,22 @@ def test_the_blocks_on_spectral_patterns_run(workplace: Path, capsys: pytest.Cap
     assert "torch.Size([65, 6]) torch.Size([6, 300])" in said
     assert "('class1', 'class1', 'class1', 'class2', 'class2', 'class2') torch.Size([257, 6])" in said
     assert len(list((workplace / "patterns" / "patterns").glob("*.wav"))) == 6
+
+
+def test_the_blocks_on_a_classifier_that_explains_itself_run(workplace: Path) -> None:
+    for language, content in blocks("docs/apnet.md"):
+        if language == "toml":
+            summary = run_suite(parse_suite(tomllib.loads(content)), workplace / "results", registry=registry())
+            assert not summary.failed
+            assert summary.scored > 0
+        for line in content.strip().splitlines() if language == "bash" else ():
+            run_command(line)
+    assert (workplace / "book" / "index.html").exists()
+    assert len(list((workplace / "book" / "clips").glob("*.wav"))) >= 5
+    assert (workplace / "earwitness-out" / "toy" / "heard.wav").exists()
+    history = json.loads((workplace / "toy-apnet" / "refinement" / "history.json").read_text())
+    done = [edit["edit"] for edit in history["edits"] if edit["edit"] != "prune"]  # there may be nothing to prune
+    assert done == ["delete", "add", "rebalance"]  # retraining was undone
 
 
 def test_the_data_set_of_the_guide_is_read(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

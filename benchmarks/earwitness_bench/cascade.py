@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from earwitness.classifier import AudioClassifier
 from earwitness.errors import ConfigurationError, NotApplicableError
-from earwitness.folding import normalised_layers
+from earwitness.folding import Folded, normalised_layers
 from earwitness.random import stream_seed
 
 
@@ -94,9 +95,8 @@ def cascade(classifier: AudioClassifier, features: Tensor, *, seed: int, most: i
         modules = dict(network.named_modules())
         for name in names:
             _randomise(modules[name], stream_seed(seed, "randomised layer", name))
-            norm = modules.get(norms.get(name, ""))
-            if norm is not None and _reset(norm) is not None:  # it is not folded
-                _randomise(norm, seed)
+            if name in norms:
+                _forget_normalisation(modules[name], modules[norms[name]])
         yield Randomised(names, classifier.with_network(network))
 
 
@@ -118,13 +118,23 @@ def _randomise(module: nn.Module, seed: int) -> None:
 
 
 @torch.no_grad()
+def _forget_normalisation(layer: nn.Module, norm: nn.Module) -> None:
+    """A batch norm that has seen nothing. Folding may have given its layer a bias, which is 0 then, so it always is."""
+    if not isinstance(norm, Folded):
+        _randomise(norm, 0)
+    if isinstance(layer.bias, Tensor):
+        layer.bias.zero_()
+
+
+@torch.no_grad()
 def _order(classifier: AudioClassifier, features: Tensor, modules: dict[str, nn.Module]) -> dict[str, int]:
     """When each module ran first."""
     ran: dict[str, int] = {}
-    handles = [
-        module.register_forward_pre_hook(lambda _module, _inputs, name=name: ran.setdefault(name, len(ran)) and None)
-        for name, module in modules.items()
-    ]
+
+    def note(name: str, _module: nn.Module, _inputs: object) -> None:
+        ran.setdefault(name, len(ran))
+
+    handles = [module.register_forward_pre_hook(partial(note, name)) for name, module in modules.items()]
     try:
         classifier.logits_of_features(features)
     finally:

@@ -334,8 +334,8 @@ def _contestant(suite: Suite, entry: ExplainerEntry, registry: Registry, fitted:
     offer = registry.explainer(entry.name)
     if "fit" in offer.spec.needs and entry.fit is None and not entry.checkpoint:
         raise ConfigurationError(
-            f"{entry.title} must be fitted first. Say to which data: fit = {{ name = 'toy' }} in its [[explainers]]; or "
-            "which fit to use: checkpoint = 'FOLDER'."
+            f"{entry.title} must be fitted first. Say to which data: fit = {{ name = 'toy' }} in its [[explainers]]; "
+            "or which fit to use: checkpoint = 'FOLDER'."
         )
     parameters = explainer_parameters(suite, entry, offer.spec)
     identity: dict[str, Any] = {

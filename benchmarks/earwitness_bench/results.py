@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import io
+import json
+import os
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from earwitness.artifacts import write_atomically
 from earwitness.errors import StoreError
 from earwitness_bench.store import Store
+
+PARQUET = "scores.parquet"
 
 COLUMNS = (
     *("arena", "explainer", "row", "clip_id", "group", "target", "degenerate"),
     *("metric", "version", "column", "value", "outcome"),
 )
+
+_TYPES = {"degenerate": pa.bool_(), "version": pa.int64(), "value": pa.float64()}
+_SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
+_KEYS = ["arena", "explainer", "row", "metric", "column"]
+_MISSING = b"earwitness missing cells"
 
 
 def read_scores(store: Store) -> pd.DataFrame:
@@ -25,26 +37,96 @@ def read_scores(store: Store) -> pd.DataFrame:
     -------
     DataFrame
         With :data:`COLUMNS`; ``value`` is NaN where the outcome is not ``"scored"``, ``degenerate`` (the map points
-        nowhere) is None where nothing was explained. Sorted, so equal results give equal tables.
+        nowhere) is None where nothing was explained. Sorted, so equal results give equal tables. About 500 bytes a
+        row: for millions of them see :mod:`earwitness_bench.arena_table`.
 
     Raises
     ------
     StoreError
         A row stands twice; or a metric or explainer is there in two versions, or with two seeds.
     """
-    table = pd.DataFrame(list(_rows(store)), columns=list(COLUMNS)).astype({"value": "float64"})
-    keys = ["arena", "explainer", "row", "metric", "column"]
-    twice = table[table.duplicated(keys)]
+    plan = store.read_plan()
+    check_metrics(plan)
+    return _sorted(
+        row
+        for arena in plan["arenas"]
+        for explainer in arena["explainers"]
+        for unit in units_of(store, plan, explainer)
+        for metric, score in unit.scores
+        for row in _score_rows(arena["title"], explainer["title"], unit.rows, metric, score)
+    )
+
+
+def _sorted(rows: Iterator[tuple[Any, ...]]) -> pd.DataFrame:
+    table = pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"value": "float64"})
+    twice = table[table.duplicated(_KEYS)]
     if len(twice):
-        raise StoreError(f"These results stand twice: {twice.iloc[0][keys].tolist()}. Was a cell copied by hand?")
-    return table.sort_values(keys, kind="stable", ignore_index=True)
+        raise StoreError(f"These results stand twice: {twice.iloc[0][_KEYS].tolist()}. Was a cell copied by hand?")
+    return table.sort_values(_KEYS, kind="stable", ignore_index=True)
 
 
 def write_parquet(store: Store) -> None:
-    """Derive ``scores.parquet`` from the cells."""
-    buffer = io.BytesIO()
-    read_scores(store).to_parquet(buffer, index=False)
-    write_atomically(store.folder / "scores.parquet", buffer.getvalue())
+    """Derive ``scores.parquet`` from the cells: a row group for each arena, explainer and metric.
+
+    One row group is held at a time, so memory does not grow with the number of explainers and metrics.
+
+    Raises
+    ------
+    StoreError
+        As :func:`read_scores` says; or it cannot be written, and is as it was.
+    """
+    plan = store.read_plan()
+    check_metrics(plan)
+    path = store.folder / PARQUET
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                _write_groups(store, plan, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink()
+            raise
+    except OSError as error:
+        raise StoreError(
+            f"Cannot write {path}: {error.strerror or error}. Is the folder writable, and the disk not full?"
+        ) from error
+
+
+def _write_groups(store: Store, plan: dict[str, Any], file: Any) -> None:
+    missing: dict[str, int] = {}
+    written: set[tuple[str, str, str]] = set()
+    with pq.ParquetWriter(file, _SCHEMA) as writer:
+        for arena in plan["arenas"]:
+            missing[arena["title"]] = missing_in(store, arena)
+            for explainer in arena["explainers"]:
+                for number, metric in enumerate(plan["metrics"]):
+                    key = (arena["title"], explainer["title"], metric["name"])
+                    if key in written:
+                        raise StoreError(f"These results stand twice: {list(key)}. Was a cell copied by hand?")
+                    written.add(key)
+                    table = _sorted(_metric_rows(store, plan, arena, explainer, number))
+                    if len(table):
+                        table = table.astype({"degenerate": "boolean"})
+                        writer.write_table(pa.Table.from_pandas(table, _SCHEMA, preserve_index=False), len(table))
+        writer.add_key_value_metadata({_MISSING: json.dumps(missing).encode()})
+
+
+def _metric_rows(
+    store: Store, plan: dict[str, Any], arena: dict[str, Any], explainer: dict[str, Any], number: int
+) -> Iterator[tuple[Any, ...]]:
+    for unit in units_of(store, plan, explainer, number):
+        for metric, score in unit.scores:
+            yield from _score_rows(arena["title"], explainer["title"], unit.rows, metric, score)
+
+
+def missing_metadata(schema: pa.Schema) -> dict[str, int]:
+    """How many cells of each arena were missing when a Parquet file was derived."""
+    found: dict[str, int] = json.loads((schema.metadata or {}).get(_MISSING, b"{}"))
+    return found
 
 
 def missing_in(store: Store, arena: dict[str, Any]) -> int:
@@ -59,25 +141,56 @@ def missing_in(store: Store, arena: dict[str, Any]) -> int:
     return missing
 
 
-def _rows(store: Store) -> Iterator[tuple[Any, ...]]:
-    plan = store.read_plan()
-    _check_metrics(plan)
+@dataclass(frozen=True)
+class UnitCells:
+    """What is there of one explainer on one chunk.
+
+    Attributes
+    ----------
+    explained : dict or None
+        The explanation's cell.
+    scores : tuple of (dict, dict)
+        Metrics as the plan has them, and their cells; also where nothing was explained, and the reason is theirs too.
+    missing : int
+        Cells that are not there yet.
+    """
+
+    explained: dict[str, Any] | None
+    scores: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
+    missing: int
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Of the explanation."""
+        found: list[dict[str, Any]] = self.explained["rows"] if self.explained else []
+        return found
+
+
+def units_of(
+    store: Store, plan: dict[str, Any], explainer: dict[str, Any], metric: int | None = None
+) -> Iterator[UnitCells]:
+    """An explainer's units, chunk by chunk, each checked against the plan; with all metrics or with one of them."""
     seed = plan.get("suite", {}).get("seed")
-    for arena in plan["arenas"]:
-        for explainer in arena["explainers"]:
-            for cell in explainer["cells"]:
-                explained = store.read_cell("explain", cell["explain"])
-                if explained is None:
-                    continue
-                _check_origin(explained, explainer, seed)
-                for metric, key in zip(plan["metrics"], cell["scores"], strict=True):
-                    score = _nothing(explained, metric) or store.read_cell("score", key)
-                    if score is not None:
-                        _check_version(score, metric)
-                        yield from _score_rows(arena["title"], explainer["title"], explained["rows"], metric, score)
+    wanted = range(len(plan["metrics"])) if metric is None else (metric,)
+    for cell in explainer["cells"]:
+        explained = store.read_cell("explain", cell["explain"])
+        if explained is None:
+            yield UnitCells(None, (), 1 + len(cell["scores"]))
+            continue
+        _check_origin(explained, explainer, seed)
+        scores, missing = [], 0
+        for number in wanted:
+            own, key = plan["metrics"][number], cell["scores"][number]
+            score = _nothing(explained, own) or store.read_cell("score", key)
+            if score is None:
+                missing += 1
+            else:
+                _check_version(score, own)
+                scores.append((own, score))
+        yield UnitCells(explained, tuple(scores), missing)
 
 
-def _check_metrics(plan: dict[str, Any]) -> None:
+def check_metrics(plan: dict[str, Any]) -> None:
     """A plan names each metric once: never two versions, or two sets of parameters, in one table."""
     by_name: dict[str, list[Any]] = {}
     for metric in plan["metrics"]:

@@ -4,7 +4,8 @@ A worker stays with a chunk while there is work on it, because the chunk is then
 control waits for the maps that it takes. A unit whose worker ended is given to another one; the third time, the cell
 that was being computed is given up, and the rest of the unit goes on.
 
-Chunks enter the queue a few at a time: a plan of millions of units needs no more memory than a small one.
+Chunks enter the queue a few at a time: a plan of millions of units needs no more memory than a small one. What a unit
+costs here does not grow with the number of workers: nothing here looks at all of them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
 from typing import Any
 
 from earwitness.errors import EarwitnessError
@@ -51,40 +53,59 @@ class _Place:
 
 @dataclass(eq=False)
 class _Queue:
-    """Tasks that want the same kind of worker, by chunk; ``fresh`` are the chunks that nobody has begun."""
+    """Tasks that want the same kind of worker, by chunk: those of ``fresh`` chunks nobody has begun."""
 
-    chunks: dict[Chunk, deque[Task]] = field(default_factory=dict)
-    fresh: deque[Chunk] = field(default_factory=deque)
+    fresh: dict[Chunk, deque[Task]] = field(default_factory=dict)
+    begun: dict[Chunk, deque[Task]] = field(default_factory=dict)
+    length: int = 0
 
     def add(self, chunk: Chunk, tasks: Iterable[Task]) -> None:
-        if chunk not in self.chunks:
-            self.chunks[chunk] = deque()
-            self.fresh.append(chunk)
-        self.chunks[chunk].extend(tasks)
+        there = self.begun if chunk in self.begun else self.fresh
+        own = there.setdefault(chunk, deque())
+        before = len(own)
+        own.extend(tasks)
+        self.length += len(own) - before
 
     def put_back(self, chunk: Chunk, task: Task) -> None:
-        self.chunks.setdefault(chunk, deque()).appendleft(task)
+        there = self.fresh if chunk in self.fresh else self.begun
+        there.setdefault(chunk, deque()).appendleft(task)
+        self.length += 1
 
     def take(self, preferred: Chunk | None, is_ready: Callable[[Task], bool]) -> tuple[Chunk, Task] | None:
         """A task that is ready: of the chunk that the worker knows, else of a fresh one, else of any."""
-        begun = (chunk for chunk in self.chunks if chunk not in self.fresh)
-        for chunk in itertools.chain((preferred,), tuple(self.fresh)[:1], begun):
-            for position, task in enumerate(self.chunks.get(chunk, ())):  # type: ignore[arg-type]
+        for chunk in itertools.chain((preferred,), itertools.islice(self.fresh, 1), self.begun):
+            if chunk is None:
+                continue
+            for position, task in enumerate(self.begun.get(chunk) or self.fresh.get(chunk) or ()):
                 if is_ready(task):
-                    assert chunk is not None
                     self._remove(chunk, position)
                     return chunk, task
         return None
 
     def _remove(self, chunk: Chunk, position: int) -> None:
-        del self.chunks[chunk][position]
-        if chunk in self.fresh:
-            self.fresh.remove(chunk)
-        if not self.chunks[chunk]:
-            del self.chunks[chunk]
+        tasks = self.begun[chunk] if chunk in self.begun else self.fresh.pop(chunk)
+        del tasks[position]
+        self.length -= 1
+        if tasks:
+            self.begun[chunk] = tasks
+        else:
+            self.begun.pop(chunk, None)
 
     def __len__(self) -> int:
-        return sum(map(len, self.chunks.values()))
+        return self.length
+
+
+@dataclass(eq=False)
+class _Crew:
+    """The workers of one kind: how many there are, and those that have nothing to do."""
+
+    size: int = 0
+    busy: int = 0
+    idle: dict[_Place, None] = field(default_factory=dict)
+
+    @property
+    def starting(self) -> int:
+        return self.size - self.busy - len(self.idle)
 
 
 class Schedule:
@@ -109,7 +130,8 @@ class Schedule:
         self._observer = observer
         self._queues: dict[Resources | None, _Queue] = defaultdict(_Queue)
         self._source: Iterator[tuple[Chunk, Iterator[Task]]] = iter(())
-        self._places: list[_Place] = []
+        self._crews: dict[Resources | None, _Crew] = defaultdict(_Crew)
+        self._done: SimpleQueue[tuple[_Place, Future[Any]]] = SimpleQueue()
         self._open: set[int] = set()
         self._deaths: Counter[int] = Counter()
         self._stillborn = 0
@@ -124,12 +146,11 @@ class Schedule:
         """
         first: Phase = "explain" if self._engine.phases else "all"
         self._source = itertools.groupby((replace(task, phase=first) for task in tasks), key=self._chunk)
-        while self._fill() or any(place.task is not None for place in self._places):
+        while self._fill() or any(crew.busy for crew in self._crews.values()):
             self._hand_out()
-            futures = {place.future: place for place in self._places if place.future is not None}
-            done, _ = wait(futures, return_when=FIRST_COMPLETED)
-            for future in done:
-                outcome = self._collect(futures[future], future)
+            place, future = self._done.get()
+            if place.future is future:  # else its worker was ended meanwhile
+                outcome = self._collect(place, future)
                 if outcome is not None:
                     yield outcome
 
@@ -168,26 +189,45 @@ class Schedule:
     # --- workers
 
     def _hand_out(self) -> None:
-        """Give every idle worker a task, start workers that are wanted, and end those that are not."""
-        for place in [place for place in self._places if place.future is None]:
-            queue = self._queues[place.demand]
-            found = queue.take(place.chunk, self._is_ready)
-            if found is not None:
-                place.chunk, place.task = found
-                self._observer(Began(self._plan.title(place.task.unit)))
-                place.future = place.seat.submit(place.task)
-            elif not len(queue) and any(other.future is other.seat.ready for other in self._places):
-                self._places.remove(place)  # it makes room for one that is waiting for its resources
-                place.seat.end()
+        """Start workers that are wanted, give every idle one a task, and end those that are in the way."""
         for demand, queue in self._queues.items():
-            here = [place for place in self._places if place.demand == demand]
-            waiting = sum(place.task is None for place in here)
-            for _ in range(min(self._engine.workers - len(here), len(queue) - waiting)):
+            crew = self._crews[demand]
+            for _ in range(min(self._engine.workers - crew.size, len(queue) - len(crew.idle) - crew.starting)):
                 self._take_on(demand)
+        for demand in list(self._crews):
+            self._hand_out_to(demand)
+
+    def _hand_out_to(self, demand: Resources | None) -> None:
+        crew, queue = self._crews[demand], self._queues[demand]
+        while len(queue) and crew.idle:
+            place = next(iter(crew.idle))
+            found = queue.take(place.chunk, self._is_ready)
+            if found is None:
+                return  # nothing is ready, for the others neither
+            del crew.idle[place]
+            crew.busy += 1
+            place.chunk, place.task = found
+            self._observer(Began(self._plan.title(place.task.unit)))
+            self._await(place, place.seat.submit(place.task))
+        if crew.idle and any(other.starting for other in self._crews.values()):
+            for place in list(crew.idle):  # they make room for workers that wait for their resources
+                self._dismiss(place)
 
     def _take_on(self, demand: Resources | None) -> None:
         seat = self._hire(demand or Resources())
-        self._places.append(_Place(seat, demand, seat.ready))
+        self._crews[demand].size += 1
+        self._await(_Place(seat, demand, None), seat.ready)
+
+    def _await(self, place: _Place, future: Future[Any]) -> None:
+        place.future = future
+        future.add_done_callback(lambda done: self._done.put((place, done)))
+
+    def _dismiss(self, place: _Place) -> None:
+        crew = self._crews[place.demand]
+        crew.size -= 1
+        crew.idle.pop(place, None)
+        place.future = None
+        place.seat.end()
 
     def _collect(self, place: _Place, future: Future[Any]) -> Outcome | None:
         """What became of a worker's last errand: it is ready, it has an outcome, or it has died."""
@@ -198,9 +238,12 @@ class Schedule:
         if error is not None:
             raise error
         task, place.task, place.future = place.task, None, None
+        crew = self._crews[place.demand]
+        crew.idle[place] = None
         self._stillborn = 0
         if task is None:
             return None
+        crew.busy -= 1
         answer = future.result()
         if isinstance(answer, Exception):
             raise answer
@@ -213,10 +256,11 @@ class Schedule:
 
     def _bury(self, place: _Place, error: BaseException | None) -> None:
         """Take leave of a worker that has ended, and put its task back."""
-        self._places.remove(place)
-        place.seat.end()
+        self._dismiss(place)
         task = place.task
-        if task is None:
+        if task is not None:
+            self._crews[place.demand].busy -= 1
+        else:
             self._stillborn += 1
             if self._stillborn >= _STILLBORN:
                 raise EarwitnessError(

@@ -254,9 +254,7 @@ def _once_a_seed(entry: Any) -> list[Any]:
     if valid.fit is None or valid.fit.seeds is None:
         return [entry]
     data = {key: value for key, value in entry["fit"].items() if key != "seeds"}
-    return [
-        {**entry, "label": f"{valid.title}, fit {seed}", "fit": {**data, "seed": seed}} for seed in valid.fit.seeds
-    ]
+    return [{**entry, "label": f"{valid.title}, fit {seed}", "fit": {**data, "seed": seed}} for seed in valid.fit.seeds]
 
 
 def _title_in(section: type[Arena] | type[ExplainerEntry] | type[Reference]) -> Callable[[Any], str | None]:

@@ -21,6 +21,7 @@ from earwitness_bench.listening_test import Written, import_answers, write_test
 from earwitness_bench.listening_test.key import Key, read_key
 from earwitness_bench.listening_test.ratings import krippendorff_alpha, misses_the_reference, opinion
 from earwitness_bench.listening_test.writing import Choice
+from earwitness_bench.report import write_report
 from earwitness_bench.results import missing_in, read_scores
 from earwitness_bench.runner import run_suite
 from earwitness_bench.store import Store
@@ -95,8 +96,8 @@ def test_the_pages_do_not_say_which_method_is_which(ran: Path, tmp_path: Path) -
         assert word.encode() not in everything
         assert word not in names
     assert done.key.is_relative_to(tmp_path / "results")
-    times = {path.stat().st_mode for path in (done.folder / "sounds").iterdir()}
-    assert len(times) == 1
+    sounds = [path.stat() for path in (done.folder / "sounds").iterdir()]
+    assert len({(one.st_mode, one.st_mtime) for one in sounds}) == 1, "the order in which they were made tells, too"
 
 
 def test_orders_differ_from_trial_to_trial_and_are_repeatable(ran: Path, tmp_path: Path) -> None:
@@ -147,6 +148,22 @@ def test_answers_become_a_column_of_the_leaderboard(ran: Path, tmp_path: Path) -
         row: "scored" if row in rated else "skipped: not part of the listening test" for row in own["row"]
     }
     assert by_name["ideal"].mean_rank == 1.0  # a column of people is shown, and moves no rank
+
+
+def test_a_report_says_what_raters_said(ran: Path, tmp_path: Path) -> None:
+    store, _, key = written(ran, tmp_path, clips=2)
+    files = [
+        answer(tmp_path / "a.json", key, {"ideal": 81.0, "wobbly": 30.0}, session="a"),
+        answer(tmp_path / "b.json", key, {"ideal": 72.0, "wobbly": 40.0}, session="b"),
+        answer(tmp_path / "c.json", key, {"ideal": 1.0, "wobbly": 1.0}, reference=3.0, session="<b>c"),
+    ]
+    found = import_answers(store.folder, files)
+    page = (write_report(store.folder, tmp_path / "html", registry=stub_registry()).folder / "index.html").read_text()
+    said = page.partition("<h3>Listening test</h3>")[2].partition("<h3>")[0]
+    assert "76.5" in said
+    assert "72.0 – 81.0" in said  # over two raters
+    assert "2 raters; not counted, because they missed the hidden recording: rater &lt;b&gt;c." in said
+    assert f"{found.alpha:.2f} (1 agreement" in said
 
 
 def test_an_import_takes_the_place_of_the_one_before(ran: Path, tmp_path: Path) -> None:

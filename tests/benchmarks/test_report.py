@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -115,6 +116,19 @@ def test_every_value_of_the_leaderboard_is_on_the_page(nasty: tuple[Store, Repor
     for standing in table.standings:
         for title, value in standing.values.items():
             assert value is None or value in shown, (standing.explainer, title)
+
+
+def test_provenance_names_versions_checksums_and_parameters(nasty: tuple[Store, Report]) -> None:
+    said = Page(nasty[1].folder / "index.html").text.partition("Provenance")[2]
+    plan, (facts,) = nasty[0].read_plan(), gather(nasty[0])
+    for version in plan["environment"].values():
+        assert str(version) in said
+    assert plan["arenas"][0]["classifier"]["checksum"][:16] in said
+    assert facts.data_checksum[:16] in said
+    assert "way = crash" in said
+    (name, row), *_ = facts.rows.items()
+    facts.rows[name] = dataclasses.replace(row, fingerprint="another recording")
+    assert facts.data_checksum[:16] not in said
 
 
 def test_papers_lie_beside_the_pages(nasty: tuple[Store, Report]) -> None:

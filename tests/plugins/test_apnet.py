@@ -29,11 +29,11 @@ from earwitness_plugins.apnet.objective import (
     start_from_data,
 )
 from earwitness_plugins.apnet.prototypes import (
+    Comparison,
     classes_of_decoded,
     classes_of_latents,
-    decode_prototypes,
-    Comparison,
     compare,
+    decode_prototypes,
     neighbours,
     similarity_between,
     sounds_of,

@@ -14,6 +14,19 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
+from apnet_toy import (
+    CONFIGURATION,
+    LABELS,
+    MODEL,
+    N_SAMPLES,
+    PARAMETERS,
+    RATE,
+    TRAINING,
+    clips,
+    tone,
+    train_apnet,
+    write_clips,
+)
 from earwitness import explain, load_classifier
 from earwitness.artifacts import load_tensors
 from earwitness.audio import dialects
@@ -34,7 +47,7 @@ from earwitness.loading import load_explainer
 from earwitness.protocols import Explainer, Fittable, SelfExplaining
 from earwitness.random import Random
 from earwitness.registry import registry
-from earwitness_plugins.apnet.configuration import Configuration, Recipe
+from earwitness_plugins.apnet.configuration import Recipe
 from earwitness_plugins.apnet.explainer import APNet
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes
 from earwitness_plugins.apnet.objective import initialise
@@ -42,8 +55,8 @@ from earwitness_plugins.apnet.reasoning import cell_distances, mean_similarity, 
 from earwitness_plugins.apnet.trained import classifier_of as apnet_of
 from earwitness_plugins.apnet.training import accuracy, train_network
 from earwitness_plugins.classifiers.training_data import TrainingData
-from apnet_toy import CONFIGURATION, LABELS, MODEL, N_SAMPLES, PARAMETERS, RATE, TRAINING, clips, tone, train_apnet, write_clips
 from networks import classifier_of
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -1,8 +1,7 @@
-"""Refining APNet: redundancy and editing by hand against the authors' arrays, and the record of edits."""
+"""Refining APNet: redundancy and editing by hand, against the authors' arrays and derived again."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from earwitness.errors import CheckpointError, ConfigurationError
+from earwitness.errors import ConfigurationError
 from earwitness_plugins.apnet.configuration import Recipe
-from earwitness_plugins.apnet.history import Add, Delete, History, Prune
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes
 from earwitness_plugins.apnet.objective import initialise
 from earwitness_plugins.apnet.prototypes import classes_of_latents
@@ -23,7 +21,7 @@ from earwitness_plugins.apnet.refinement import (
     delete_prototype,
     redundant_channels,
     redundant_prototypes,
-    sorted_by_class,
+    sorting,
     without_channels,
 )
 
@@ -86,7 +84,8 @@ def test_deleting_and_adding_by_hand_leave_the_same_weights(arrays: Any, authors
     np.testing.assert_allclose(fewer.class_weights, arrays["edit/after_remove3_W"], atol=2e-7)
     np.testing.assert_array_equal(fewer.frequency_weights, arrays["edit/after_remove3_H"])
     np.testing.assert_array_equal(fewer.classes, arrays["edit/after_remove3_classes"])
-    more = sorted_by_class(add_prototype(fewer, authors.latents[0], 2))
+    added = add_prototype(fewer, authors.latents[0], 2)
+    more = added.select(sorting(added))
     np.testing.assert_array_equal(more.classes, arrays["edit/after_add_cls2_classes"])
     # Within a class the authors' sorting is not stable, so that their rows stand in another order there.
     for mine, theirs in ((more.class_weights, "W"), (more.frequency_weights, "H")):
@@ -219,42 +218,8 @@ def test_the_first_prototype_of_a_class_without_any_starts_with_mean_weights() -
             lambda p: without(torch.ones(4) > 2, "new"),
             "Did you mean 'anew'",
         ),
-        (lambda p: History.of(p).undone(), "nothing to undo"),
     ],
 )
 def test_edits_that_cannot_be_are_refused(edit: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         edit(prototypes())
-
-
-# --- history
-
-
-def test_a_history_is_written_replayed_and_undone() -> None:
-    base = near(prototypes(), 2, 0, 0.01)
-    latents = {"clip": torch.full((4, 2, 3), 0.5)}
-    history = History.of(base).then(Delete(3)).then(Add("clip", 1)).then(Prune("code"))
-    step = sorted_by_class(add_prototype(delete_prototype(base, 3), latents["clip"], 1))
-    before = History.of(base).then(Delete(3)).then(Add("clip", 1))
-    assert same(before.replay(base, latents.__getitem__), step)
-    read = History.of_document(json.loads(json.dumps(history.document())))
-    assert read == history
-    wanted = step.select((~redundant_prototypes(step)).nonzero().flatten())
-    assert len(wanted) < len(step)
-    assert same(read.replay(base, latents.__getitem__), wanted)
-    assert same(read.undone().replay(base, latents.__getitem__), step)
-    assert same(read.undone().undone().undone().replay(base, latents.__getitem__), base)
-
-
-def same(a: PrototypeSet, b: PrototypeSet) -> bool:
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in PrototypeSet.__dataclass_fields__)
-
-
-def test_a_history_of_other_prototypes_or_a_damaged_one_is_refused() -> None:
-    history = History.of(prototypes()).then(Delete(3))
-    with pytest.raises(CheckpointError, match="1 edits began with other prototypes"):
-        history.replay(prototypes(seed=1), {}.__getitem__)
-    document = history.document()
-    for change in ({"schema": 2}, {"edits": [{"edit": "explode"}]}, {"edits": [{"edit": "delete", "number": 1}]}):
-        with pytest.raises(CheckpointError, match="not a history"):
-            History.of_document({**document, **change})

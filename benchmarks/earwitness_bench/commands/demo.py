@@ -14,6 +14,20 @@ from earwitness.cli.progress import progress_bar
 TOY_CLIPS = (0, 1, 3)
 TAUGHT = {"l2i": {"patterns": 24, "width": 32, "epochs": 6}, "lmac": {"steps": 60, "width": 64}}
 """Methods that are fitted, and with what."""
+OWN = {
+    "model": {
+        "rate": 16000,
+        "n_fft": 1024,
+        "hop_length": 512,
+        "n_mels": 64,
+        "n_frames": 28,
+        "channels": [16, 16, 16],
+        "prototypes_per_class": 4,
+    },
+    "training": {"epochs": 12, "batch_size": 8, "learning_rate": 2e-3, "prototypes": "data", "class_blocks": True},
+}
+"""Of the classifier that explains itself: small, and trained in seconds."""
+TRAIN = {"split": "train", "clips": 60}
 REAL_CLASSES = ("dog", "rooster", "crying_baby")
 
 
@@ -64,7 +78,9 @@ def demo(out: Path, esc10: Path | None) -> None:
     )
     for name, settings in TAUGHT.items():
         _teach(name, settings, toy[0], out)
-    click.echo(click.style("\n3. Which method can be trusted?", bold=True))
+    click.echo(click.style("\n3. A classifier that explains itself: which stored sounds is this like?", bold=True))
+    _train_own(toy[0], out)
+    click.echo(click.style("\n4. Which method can be trusted?", bold=True))
     _rank(out / "results", parameters if real is not None else None)
     click.echo(f"{time.monotonic() - started:.0f} s. Sounds and pictures: {out / 'sounds'}. Now with your own:")
     click.echo("  earwitness explain RECORDING.wav")
@@ -78,29 +94,51 @@ def _teach(name: str, settings: dict[str, Any], clip: Any, out: Path) -> None:
 
     plugins = current_registry()
     classifier = load_classifier("earwitness:toy-cnn", plugins=plugins)
-    train = load_dataset("earwitness:toy", parameters={"split": "train", "clips": 60}, plugins=plugins)
+    train = load_dataset("earwitness:toy", parameters=TRAIN, plugins=plugins)
     with progress_bar(f"fitting {name}") as progress:
         method = fit(
             plugins, f"earwitness:{name}", classifier, train, out / name, parameters=settings, progress=progress
         )
-    _explain([clip], "earwitness:toy-cnn", out / "sounds" / name, method, name)
+    _explain([clip], classifier, out / "sounds" / name, method, name)
+
+
+def _train_own(clip: Any, out: Path) -> None:
+    """Train APNet on the synthetic sounds, let it explain one, and write its prototypes as a book."""
+    from earwitness.fitting import train
+    from earwitness.loading import load_dataset, load_self_explaining
+
+    plugins = current_registry()
+    data = load_dataset("earwitness:toy", parameters=TRAIN, plugins=plugins)
+    with progress_bar("training apnet") as progress:
+        train(plugins, "earwitness:apnet", data, out / "apnet", parameters=OWN, progress=progress)
+    classifier, method = load_self_explaining("earwitness:apnet", out / "apnet", plugins=plugins)
+    _explain([clip], classifier, out / "sounds" / "apnet", method, "apnet")
+    click.get_current_context().invoke(
+        plugins.command("earwitness:prototypes").spec.load(),
+        folder=out / "apnet",
+        out=out / "prototypes",
+        dataset="earwitness:toy",
+        dataset_params=tuple(f"{name}={value}" for name, value in TRAIN.items()),
+        as_json=False,
+    )
 
 
 def _explain(
     clips: list[Any],
-    classifier_name: str,
+    classifier: Any,
     folder: Path,
     explainer: Any = None,
     explainer_name: str = "integrated-gradients",
 ) -> None:
-    """Write each clip as a file, and explain it as a user would."""
+    """Write each clip as a file, and explain it as a user would: by a classifier, or by the one of that name."""
     from earwitness.audio.files import write_audio
     from earwitness.cli.explain import say
     from earwitness.loading import load_classifier, load_explainer
     from earwitness.recordings import explain_recording
 
     plugins = current_registry()
-    classifier = load_classifier(classifier_name, plugins=plugins)
+    if isinstance(classifier, str):
+        classifier = load_classifier(classifier, plugins=plugins)
     method = explainer or load_explainer(f"earwitness:{explainer_name}", plugins=plugins)
     for clip in clips:
         target = folder / f"{clip.labels[0]}-{clip.clip_id}"

@@ -62,7 +62,7 @@ def listening_test(
         from earwitness_bench.listening_test import import_answers
 
         found = import_answers(folder, answers)
-        click.echo(_as_json(folder, found) if as_json else _as_text(found), nl=False)
+        click.echo(_as_json(folder) if as_json else _as_text(found), nl=False)
         return
     from earwitness_bench.listening_test import write_test
     from earwitness_bench.listening_test.writing import Choice
@@ -87,8 +87,11 @@ def listening_test(
     )
 
 
-def _as_json(folder: Path, found: Imported) -> str:
-    return (folder / "listening-tests" / f"{found.test}-result.json").read_text(encoding="utf-8")
+def _as_json(folder: Path) -> str:
+    from earwitness_bench.listening_test import outcome_of
+    from earwitness_bench.store import Store
+
+    return json.dumps(outcome_of(Store(folder)), indent=1) + "\n"
 
 
 def _as_text(found: Imported) -> str:

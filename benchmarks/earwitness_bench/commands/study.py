@@ -373,7 +373,8 @@ def _accuracies(document: dict[str, Any]) -> str:
         for found in by_percent.values():
             less = found and found["random_less_this"]
             more = f" ({less['mean']:+.3f} random)" if less else ""
-            shown.append(f"{'–' if found is None else f'{found['mean']:.3f}'}{more}")
+            accuracy = "–" if found is None else f"{found['mean']:.3f}"
+            shown.append(accuracy + more)
         lines.append(f"{title:>{width}} " + " ".join(f"{text:>22}" for text in shown))
     return "\n".join(lines)
 
@@ -388,7 +389,9 @@ def _accuracies(document: dict[str, Any]) -> str:
     help="What is trained on: the arena's data set with these parameters, and no others.",
 )
 @click.option("--removed", default="30,60,90", show_default=True, help="Percentages of the cells.")
-@click.option("--trainings", type=click.IntRange(1), default=2, show_default=True, help="Of each kind: the seeds 0, 1 …")
+@click.option(
+    "--trainings", type=click.IntRange(1), default=2, show_default=True, help="Of each kind: the seeds 0, 1 …"
+)
 def roar(suite: Any, *, train_params: tuple[str, ...], removed: str, trainings: int, **given: Any) -> Any:
     """Remove and retrain: does a classifier that never had the cells that a method points at still learn?
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
 from earwitness.specs import load_target
+from earwitness_bench.arena_table import ABSENT, FAILED, SCORED, SKIPPED, ArenaTable, Series
 from earwitness_bench.statistics.groups import Floats
 from earwitness_bench.statistics.intervals import Aggregate
 
@@ -60,45 +61,69 @@ class ArenaScores:
 
     Parameters
     ----------
-    scores : DataFrame
-        Rows of :func:`earwitness_bench.results.read_scores` of that arena.
+    table : ArenaTable
     """
 
-    def __init__(self, scores: pd.DataFrame) -> None:
-        keys = ["explainer", "metric", "column"]
-        self._rows: dict[tuple[str, str, str], pd.DataFrame] = {
-            key: rows.set_index("row") for key, rows in scores.groupby(keys, sort=False)
-        }
-        self._nothing = scores.iloc[:0].set_index("row")
+    def __init__(self, table: ArenaTable) -> None:
+        self._table = table
+        n = len(table.rows)
+        self._nothing = Series(np.full(n, math.nan), np.full(n, ABSENT, np.uint8))
 
-    def rows(self, explainer: str, column: Column) -> pd.DataFrame:
-        """An explainer's rows in a column; none where it was not run."""
-        return self._rows.get((explainer, column["metric"], column["name"]), self._nothing)
+    def _series(self, explainer: str, column: Column) -> Series:
+        """An explainer's rows in a column; all absent where it was not run."""
+        return self._table.series.get((explainer, column["metric"], column["name"]), self._nothing)
+
+    def counts(self, explainer: str, column: Column) -> tuple[int, int, int, int]:
+        """How many rows are scored, skipped, failed; and how many of the scored ones have a map that points nowhere."""
+        kinds = self._series(explainer, column).kinds
+        scored = kinds == SCORED
+        degenerate = scored & self._table.explained(explainer).degenerate
+        return int(scored.sum()), int((kinds == SKIPPED).sum()), int((kinds == FAILED).sum()), int(degenerate.sum())
+
+    def explained(self, explainer: str) -> tuple[int, int, int, int]:
+        """How many rows were explained, how many of those maps point nowhere, how many failed, and were skipped."""
+        found = self._table.explained(explainer)
+        done = found.kinds == SCORED
+        degenerate = int((done & found.degenerate).sum())
+        return int(done.sum()), degenerate, int((found.kinds == FAILED).sum()), int((found.kinds == SKIPPED).sum())
+
+    @property
+    def missing(self) -> int:
+        """Cells that are not there yet."""
+        return self._table.missing
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the rows whose explained class is one of the clip's; None where no clip's classes are known."""
+        known = self._table.right[self._table.right >= 0]
+        return float(known.mean()) if len(known) else None
 
     def is_skipped(self, explainer: str, column: Column) -> bool:
         """Whether an explainer was run, and a column does not apply to any of its clips."""
-        outcomes = self.rows(explainer, column)["outcome"]
-        return bool(len(outcomes)) and bool(outcomes.str.startswith("skipped").all())
+        kinds = self._series(explainer, column).kinds
+        there = kinds[kinds != ABSENT]
+        return bool(len(there)) and bool((there == SKIPPED).all())
 
-    def matrix(self, explainers: Sequence[str], column: Column) -> tuple[Floats, list[str]]:
+    def matrix(self, explainers: Sequence[str], column: Column) -> tuple[Floats, NDArray[np.int64]]:
         """Values of several explainers on the same clips.
 
         Returns
         -------
         ndarray (n, explainers), float
-            Over all rows that one of them has; NaN where there is no score.
-        list of str, length n
-            Source recording of each.
+            Over all rows that one of them has come to; NaN where there is no score.
+        ndarray (n,), int64
+            Source recording of each, as a number.
         """
-        frames = [self.rows(explainer, column) for explainer in explainers]
-        groups = pd.concat([frame["group"] for frame in frames])
-        groups = groups[~groups.index.duplicated()].sort_index()
-        values = [frame["value"].reindex(groups.index).to_numpy(dtype=np.float64) for frame in frames]
-        return np.stack(values, 1) if values else np.empty((0, 0)), groups.astype(str).tolist()
+        found = [self._series(explainer, column) for explainer in explainers]
+        if not found:
+            return np.empty((0, 0)), np.empty(0, np.int64)
+        there = np.any([series.kinds != ABSENT for series in found], axis=0)
+        return np.stack([series.values[there] for series in found], 1), self._table.groups[there]
 
     def aggregate(self, explainer: str, column: Column) -> float | None:
         """One number for an explainer; None where nothing was scored or the number is not finite."""
-        values = self.rows(explainer, column)["value"].dropna().to_numpy(dtype=np.float64)
+        values = self._series(explainer, column).values
+        values = np.asarray(values[~np.isnan(values)])
         if not len(values):
             return None
         result = float((aggregate_of(column) or np.mean)(values))

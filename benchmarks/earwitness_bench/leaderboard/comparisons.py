@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from earwitness.errors import ConfigurationError, nearest
+from earwitness_bench.arena_table import read_arena
 from earwitness_bench.leaderboard.columns import ArenaScores, Column, aggregate_of, columns_of, sign_of
 from earwitness_bench.leaderboard.formats import text_section
 from earwitness_bench.leaderboard.sections import ARROWS, NONE, Section, show, show_p
-from earwitness_bench.results import read_scores
 from earwitness_bench.statistics import Comparison, Pair, compare_many
 from earwitness_bench.store import Store
 
@@ -123,9 +123,8 @@ _HEADING = "Paired differences, first less second; better: the interval excludes
 
 
 def _arenas(store: Store, plan: dict[str, Any]) -> Iterable[tuple[dict[str, Any], ArenaScores]]:
-    scores = read_scores(store)
     for arena in plan["arenas"]:
-        yield arena, ArenaScores(scores[scores["arena"] == arena["title"]])
+        yield arena, ArenaScores(read_arena(store, plan, arena))
 
 
 def _compared(scores: ArenaScores, family: list[tuple[str, str, Column]]) -> list[ColumnComparison]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from earwitness_bench.leaderboard.columns import ArenaScores, Column, sign_of
 from earwitness_bench.statistics import cliques, critical_difference, friedman, group_means, rank_agreement
-from earwitness_bench.statistics.groups import Floats, complete
+from earwitness_bench.statistics.groups import Floats, Groups, complete
 from earwitness_bench.statistics.ranks import ranks_within
 
 ALL = "all headline columns"
@@ -102,7 +102,7 @@ def agreement(values: Floats, methods: int, columns: Sequence[Column]) -> Agreem
     )
 
 
-def _over_all(methods: Sequence[str], tables: list[tuple[Column, Floats, list[str]]]) -> Difference | None:
+def _over_all(methods: Sequence[str], tables: list[tuple[Column, Floats, Groups]]) -> Difference | None:
     """Each recording's mean ranks over columns, as scores of which lower is better."""
     sizes = {len(groups) for _, _, groups in tables}
     if len(sizes) > 1:  # an unfinished run: the columns are of other clips
@@ -122,7 +122,7 @@ def _over_all(methods: Sequence[str], tables: list[tuple[Column, Floats, list[st
 
 
 def _difference(
-    title: str, methods: Sequence[str], values: Floats, groups: list[str], sign: float
+    title: str, methods: Sequence[str], values: Floats, groups: Groups, sign: float
 ) -> Difference | None:
     present = [not np.isnan(own).all() for own in values.T]
     scored = values[:, present]

@@ -33,12 +33,14 @@ class Section:
 
 
 def sections(table: Table) -> Iterator[Section]:
-    """The headline, then each metric whose columns are not headline, without columns that are empty; then who differs,
-    how columns agree, which clips are behind the numbers, and notes."""
+    """The headline; models that explain themselves, in a table of their own; then each metric whose columns are not
+    headline, without columns that are empty; then who differs, how columns agree, which clips are behind the numbers,
+    and notes."""
     shown = [c for c in table.columns if any(s.values[c["title"]] is not None for s in table.standings)]
     headline = [c for c in shown if c["headline"]]
     if headline:
         yield _headline(table, headline)
+        yield from _by_design(table, headline)
     for metric in dict.fromkeys(c["metric"] for c in shown if not c["headline"]):
         chosen = [c for c in shown if c["metric"] == metric and not c["headline"]]
         legend = _legend(table, chosen, "not ranked")
@@ -74,9 +76,27 @@ def _headline(table: Table, columns: list[Column]) -> Section:
     legend = _legend(table, columns, f"{NONE} is not ranked")
     rows = [("#", "explainer", "mean rank", "above control", *map(_head, columns))]
     for s in table.standings:
+        if s.scope == "by-design":
+            continue
         facts = (str(s.place or NONE), s.explainer, show(s.mean_rank, 2), s.above_control or NONE)
         rows.append((*facts, *_cells(s, columns)))
     return Section(f"Headline ({legend}; in brackets the 95 % interval over source recordings)", tuple(rows), 2)
+
+
+def _by_design(table: Table, columns: list[Column]) -> Iterator[Section]:
+    """What a classifier says of itself, with its accuracy; then what methods say of the same network."""
+    standings = sorted((s for s in table.standings if s.scope != "control"), key=lambda s: s.scope != "by-design")
+    if not standings or standings[0].scope != "by-design":
+        return
+    accuracy = NONE if table.accuracy is None else f"{100 * table.accuracy:.1f} %"
+    rows = [("explainer", "scope", "accuracy", "above control", *map(_head, columns))]
+    rows += [(s.explainer, s.scope, accuracy, s.above_control or NONE, *_cells(s, columns)) for s in standings]
+    yield Section(
+        "By design: a classifier that explains itself, and methods that explain the same network, for comparison "
+        f"({_legend(table, columns, 'not ranked')}; accuracy is the classifier's, on these clips)",
+        tuple(rows),
+        2,
+    )
 
 
 def _legend(table: Table, columns: list[Column], first: str) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from earwitness_bench.arena_table import read_arena
 from earwitness_bench.leaderboard.columns import ArenaScores, Column, aggregate_of, columns_of, sign_of
 from earwitness_bench.leaderboard.controls import is_above, yardsticks_of
 from earwitness_bench.leaderboard.differences import Agreement, Difference, agreement, differences
-from earwitness_bench.results import missing_in, read_scores
 from earwitness_bench.statistics import bootstrap, mean_ranks
 from earwitness_bench.store import Store
 
@@ -107,6 +105,9 @@ class Table:
         What a reader should know of the numbers.
     seed : int or None
         Of the run; with the metrics' versions, one for the whole table.
+    accuracy : float or None
+        Share of the clips, in [0, 1], for which the classifier decides for a class of theirs. None where the clips'
+        classes are not known, or other classes than the decided ones are explained.
     """
 
     arena: str
@@ -117,6 +118,7 @@ class Table:
     missing_cells: int = 0
     notes: tuple[str, ...] = ()
     seed: int | None = None
+    accuracy: float | None = None
 
 
 def make_tables(store: Store) -> list[Table]:
@@ -128,20 +130,18 @@ def make_tables(store: Store) -> list[Table]:
         The plan is damaged, or the results are not of one version of each metric and explainer, and of one seed.
     """
     plan = store.read_plan()
-    scores = read_scores(store)
     columns = columns_of(plan)
-    seed = plan.get("suite", {}).get("seed")
+    suite = plan.get("suite", {})
     return [
-        _Maker(arena, scores[scores["arena"] == arena["title"]], columns).table(store, seed) for arena in plan["arenas"]
+        _Maker(arena, ArenaScores(read_arena(store, plan, arena)), columns).table(suite) for arena in plan["arenas"]
     ]
 
 
 class _Maker:
     """One arena at work."""
 
-    def __init__(self, arena: dict[str, Any], scores: pd.DataFrame, columns: tuple[Column, ...]) -> None:
-        self.arena, self.columns = arena, columns
-        self.scores = ArenaScores(scores)
+    def __init__(self, arena: dict[str, Any], scores: ArenaScores, columns: tuple[Column, ...]) -> None:
+        self.arena, self.scores, self.columns = arena, scores, columns
         self.problems: dict[str, None] = {}
         self.titles = [explainer["title"] for explainer in arena["explainers"]]
         self.values = {title: {c["title"]: self._value(title, c) for c in columns} for title in self.titles}
@@ -153,11 +153,11 @@ class _Maker:
             and any(line[column["title"]] is not None for line in self.values.values())
         ]
 
-    def table(self, store: Store, seed: int | None) -> Table:
+    def table(self, suite: dict[str, Any]) -> Table:
         ranks = self._ranks([e["title"] for e in self.arena["explainers"] if e["scope"] == "post-hoc"])
-        standings = [self._standing(explainer, ranks, store) for explainer in self.arena["explainers"]]
+        standings = [self._standing(explainer, ranks) for explainer in self.arena["explainers"]]
         standings.sort(key=lambda s: (s.place is None, s.place or 0, s.scope == "control", s.explainer))
-        missing = missing_in(store, self.arena)
+        missing = self.scores.missing
         ranked = [title for title in self.titles if title in ranks]
         return Table(
             self.arena["title"],
@@ -167,24 +167,29 @@ class _Maker:
             agreement(self._matrix(ranked), len(ranked), self.headline),
             missing,
             (*_notes(standings, missing), *self.problems),
-            seed,
+            suite.get("seed"),
+            self.scores.accuracy if suite.get("target") == "predicted" else None,
         )
 
-    def _standing(self, explainer: dict[str, Any], ranks: dict[str, float], store: Store) -> Standing:
+    def _standing(self, explainer: dict[str, Any], ranks: dict[str, float]) -> Standing:
         title, rank = explainer["title"], ranks.get(explainer["title"])
         above = None if explainer["scope"] == "control" else self._above(title)
         of_headline = {column["title"] for column in self.headline}
+        clips, degenerate, failed, skipped = self.scores.explained(title)
         return Standing(
             place=None if rank is None else 1 + sum(other < rank for other in ranks.values()),
             explainer=title,
             scope=explainer["scope"],
             mean_rank=rank,
             above_control="" if above is None else f"{len(of_headline.intersection(above))}/{len(of_headline)}",
-            **_explained(explainer, store),
+            clips=clips,
+            degenerate=degenerate,
+            failed=failed,
+            skipped=skipped,
             values=self.values[title],
             intervals=self._intervals(title),
             above=above or (),
-            counts={column["title"]: self._counts(title, column) for column in self.columns},
+            counts={column["title"]: Counts(*self.scores.counts(title, column)) for column in self.columns},
             fit_seconds=(explainer.get("fit") or {}).get("seconds"),
             n_parameters=(explainer.get("fit") or {}).get("n_parameters"),
         )
@@ -221,9 +226,8 @@ class _Maker:
         return {name: ends for name, ends in found.items() if not math.isnan(ends[0])}
 
     def _interval(self, title: str, column: Column) -> tuple[float, float]:
-        rows = self.scores.rows(title, column)
-        values = rows["value"].to_numpy(dtype=np.float64)
-        return bootstrap(values, rows["group"].tolist(), aggregate_of(column)).interval()
+        values, groups = self.scores.matrix([title], column)
+        return bootstrap(values[:, 0], groups, aggregate_of(column)).interval()
 
     def _guarded(self, column: Column, otherwise: Any, function: Any, *arguments: Any) -> Any:
         """A metric's own function may work on all rows and fail on a resample."""
@@ -234,22 +238,6 @@ class _Maker:
                 raise
             self.problems[f"{column['title']} could not be resampled ({type(error).__name__}: {error})"] = None
             return otherwise
-
-    def _counts(self, title: str, column: Column) -> Counts:
-        rows = self.scores.rows(title, column)
-        kinds = Counter(str(outcome).partition(":")[0] for outcome in rows["outcome"])
-        degenerate = (rows["outcome"] == "scored") & (rows["degenerate"] == True)  # noqa: E712 - None where not explained
-        return Counts(kinds["scored"], kinds["skipped"], kinds["failed"], int(degenerate.sum()))
-
-
-def _explained(explainer: dict[str, Any], store: Store) -> dict[str, int]:
-    found = [store.read_cell("explain", cell["explain"]) for cell in explainer["cells"]]
-    rows = [row for cell in found if cell is not None for row in cell["rows"]]
-    kinds = Counter(row["outcome"].partition(":")[0] for row in rows)
-    degenerate = sum(bool(row["degenerate"]) for row in rows if row["outcome"] == "explained")
-    return {
-        "clips": kinds["explained"], "degenerate": degenerate, "failed": kinds["failed"], "skipped": kinds["skipped"],
-    }  # fmt: skip
 
 
 def _notes(standings: list[Standing], missing_cells: int) -> list[str]:

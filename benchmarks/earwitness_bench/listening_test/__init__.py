@@ -6,7 +6,7 @@ come back as files, and become a metric like any other.
 
 from __future__ import annotations
 
-from earwitness_bench.listening_test.answers import Imported, import_answers
+from earwitness_bench.listening_test.answers import Imported, import_answers, outcome_of
 from earwitness_bench.listening_test.writing import Written, write_test
 
-__all__ = ["Imported", "Written", "import_answers", "write_test"]
+__all__ = ["Imported", "Written", "import_answers", "outcome_of", "write_test"]

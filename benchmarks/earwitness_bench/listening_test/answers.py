@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -128,9 +129,23 @@ def import_answers(results: str | os.PathLike[str], files: Sequence[str | os.Pat
         of("noise mask", "anchor"),
         krippendorff_alpha(rated),
     )
-    write_json(store.folder / "listening-tests" / f"{key.test}-result.json", _plain(asdict(found)))
+    write_json(_outcome_path(store, key.test), _plain(asdict(found)))
     write_parquet(store)
     return found
+
+
+def outcome_of(store: Store) -> dict[str, Any] | None:
+    """What the last run's listening test came to, as :class:`Imported` in JSON; ``None`` where that is not known."""
+    metric = next((one for one in store.read_plan()["metrics"] if one["name"] == METRIC), None)
+    path = _outcome_path(store, metric["parameters"]["test"]) if metric else None
+    if path is None or not path.is_file():
+        return None
+    outcome: dict[str, Any] = json.loads(path.read_bytes())
+    return outcome
+
+
+def _outcome_path(store: Store, test: str) -> Path:
+    return store.folder / "listening-tests" / f"{test}-result.json"
 
 
 class _Ratings:

@@ -128,4 +128,4 @@ def read_key(store: Store, test: str) -> Key:
 
 
 def _known(folder: Path) -> Sequence[str]:
-    return sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
+    return sorted(path.stem for path in folder.glob("*.json") if "-" not in path.stem)  # an outcome is ID-result.json

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from earwitness.artifacts import digest_of
 from earwitness_bench.leaderboard.columns import Column, columns_of
 from earwitness_bench.results import read_scores
 from earwitness_bench.store import Store
@@ -30,6 +31,8 @@ class Row:
     target : str
         The explained class.
     chunk : int
+    fingerprint : str
+        Of the recording; empty where it was not kept.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Row:
     labels: tuple[str, ...]
     target: str
     chunk: int
+    fingerprint: str = ""
 
     @property
     def decision(self) -> str:
@@ -130,6 +134,13 @@ class ArenaFacts:
     lines: list[Lines] = field(default_factory=list)
     effort: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By explainer: seconds for all explanations, and the largest memory in MB."""
+    opinions: dict[str, Any] | None = None
+    """What raters said in a listening test (see ``listening_test.outcome_of``)."""
+
+    @property
+    def data_checksum(self) -> str:
+        """Of all recordings, whatever their order."""
+        return digest_of(sorted((row.name, row.fingerprint) for row in self.rows.values()))
 
     def troubles(self) -> list[Trouble]:
         """All reasons, failures first, the most frequent first."""
@@ -145,12 +156,17 @@ class ArenaFacts:
 
 def gather(store: Store) -> list[ArenaFacts]:
     """The facts of each arena of the last run."""
+    from earwitness_bench.listening_test import outcome_of  # which writes its pages with the looks of a report
+
+    opinions = outcome_of(store)
     plan = store.read_plan()
     titles = {(c["metric"], c["name"]): c["title"] for c in columns_of(plan)}
     scores = read_scores(store)
     found = []
     for arena in plan["arenas"]:
         facts = ArenaFacts(arena["title"])
+        if opinions and opinions["arena"] == facts.title:
+            facts.opinions = opinions
         own = scores[scores["arena"] == arena["title"]]
         by_row: dict[tuple[str, str], dict[str, tuple[float | None, str]]] = {}
         fields = (own[name] for name in ("explainer", "row", "metric", "column", "value", "outcome"))
@@ -182,7 +198,9 @@ def _enter(
         for row in cell["rows"]:
             name = row["row"]
             if name not in facts.rows or (not facts.rows[name].target and row["target"]):
-                facts.rows[name] = Row(name, row["group"], tuple(row["labels"]), row["target"] or "", chunk)
+                facts.rows[name] = Row(
+                    name, row["group"], tuple(row["labels"]), row["target"] or "", chunk, row.get("fingerprint") or ""
+                )
             said = by_row.get((title, name), {})
             results[name] = Result(
                 row["outcome"],

@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,20 +172,22 @@ def _aggregated(rows: Floats, places: Places, aggregate: Aggregate, draws: int, 
 
 def _resamples(n_groups: int, draws: int, seed: int) -> Iterator[Floats]:
     """How often each group is drawn in each resample, (block, n_groups), block by block: memory stays bounded."""
-    for block in _counts(n_groups, draws, seed):
-        yield block.astype(np.float64)
+    for block in _counts(n_groups, draws, seed, max(1, _BLOCK // n_groups)):
+        yield block.astype(np.float64, copy=False)
 
 
 @functools.lru_cache(maxsize=4)
-def _counts(n_groups: int, draws: int, seed: int) -> tuple[NDArray[np.uint16], ...]:
-    """All blocks: methods and columns of one arena share their resamples, so that comparisons are paired. With at most
-    :data:`MOST_GROUPS` groups they take 40 MiB."""
+def _counts(n_groups: int, draws: int, seed: int, size: int) -> tuple[NDArray[Any], ...]:
+    """All blocks of ``size`` resamples: methods and columns of one arena share them, so that comparisons are paired.
+
+    Several blocks are kept in two bytes a count, which is 40 MiB for :data:`MOST_GROUPS` groups.
+    """
     random = np.random.default_rng(seed)
-    size = max(1, _BLOCK // n_groups)
+    dtype = np.float64 if draws <= size else np.uint16
     blocks = []
     for start in range(0, draws, size):
         count = min(size, draws - start)
         drawn = random.integers(0, n_groups, size=(count, n_groups)) + n_groups * np.arange(count)[:, None]
         table = np.bincount(drawn.ravel(), minlength=count * n_groups).reshape(count, n_groups)
-        blocks.append(table.astype(np.uint16))
+        blocks.append(table.astype(dtype))
     return tuple(blocks)

@@ -105,11 +105,13 @@ def run_randomisation(
 def _layers(stage: Stage, max_stages: int) -> list[list[str]]:
     batch = load_batch(stage.dataset, [stage.chunks[0][0][0]], stage.classifier.rate, device=stage.classifier.device)
     with torch.no_grad():
-        return [list(names) for names in stages(stage.classifier, stage.classifier.features(batch.waveforms), max_stages)]
+        return [
+            list(names) for names in stages(stage.classifier, stage.classifier.features(batch.waveforms), max_stages)
+        ]
 
 
 def _summary(plan: Plan, store: Store, contestant: Contestant) -> dict[str, Any]:
-    """Of one method: mean similarity at each stage with its interval, the area, and what there was nothing to say of."""
+    """Of one method: mean similarity at each stage with its interval, the area, and why clips are missing."""
     curves: list[list[float | None]] = []
     groups: list[str] = []
     columns: dict[str, list[float | None]] = {"SSIM_randomised": [], "SSIM_other_clip": [], "degenerate_randomised": []}

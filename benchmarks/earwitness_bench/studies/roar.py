@@ -2,8 +2,8 @@
 
 Each clip that is trained and tested on is explained. The most relevant cells of its feature map are removed, p % of
 them, and the classifier is trained anew, from scratch, on what is left. The more of the evidence a method finds, the
-further its accuracy falls, on the test clips with theirs removed. *Random removal* says what is lost by losing that many
-cells of any kind: a method below it finds evidence.
+further its accuracy falls, on the test clips with theirs removed. *Random removal* says what is lost by losing that
+many cells of any kind: a method below it finds evidence.
 
 A removed cell becomes the mean of its band over the training clips, the same for all clips and for all methods. Maps
 are ranked where the features are, with their sign; cells of equal relevance in a seeded random order, so a map without
@@ -131,7 +131,8 @@ class Ground:
             prepared = prepare(unit, self.plan.suite, unit.stage.classifier)
             cell = self.store.read_cell("explain", unit.explain_key)
             if cell is None or cell["status"] != "ok" or len(explained_rows(cell)) < len(unit.chunk):
-                said = next((row["outcome"] for row in (cell or {"rows": []})["rows"] if row["outcome"] != "explained"))
+                outcomes = [row["outcome"] for row in cell["rows"]] if cell else ["it was not explained"]
+                said = next(outcome for outcome in outcomes if outcome != "explained")
                 raise EarwitnessError(f"not every clip was explained: {said}")
             kept = self.store.read_maps(unit.explain_key)
             explanation = unpack(*kept) if kept else self.asker.explain(unit, prepared).explanation
@@ -402,9 +403,7 @@ def _draw(path: Path, document: dict[str, Any], lineup: Lineup) -> None:
         lines,
         places=[0.0, *document["removed"]],
         ticks=ticks,
-        title=f"{lineup.stage.arena.title}: accuracy after the most relevant cells were removed and it was trained anew",
+        title=f"{lineup.stage.arena.title}: accuracy when trained anew without the most relevant cells",
         x_axis="% of the cells removed",
         y_axis="accuracy",
     )
-
-

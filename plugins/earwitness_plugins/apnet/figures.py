@@ -48,7 +48,7 @@ def draw_prototypes(
     low, high = min(0.0, float(weights.min())), max(1e-9, float(weights.max()))
     for path, level, weight in zip(paths, levels, weights, strict=True):
         figure = Figure(figsize=(6.4, 2.9))
-        figure.subplots_adjust(left=0.11, right=0.985, bottom=0.17, top=0.91, wspace=0.05)  # quicker than a layout
+        figure.subplots_adjust(left=0.11, right=0.985, bottom=0.17, top=0.97, wspace=0.05)  # quicker than a layout
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
         shown = (level - level.max()).numpy()
@@ -108,10 +108,7 @@ def draw_frequency_weights(
     """
     order = classes.argsort(stable=True)
     figure, axis = _wide(len(order), 4.4)
-    most = max(1e-9, float(weights.abs().max()))
-    image = axis.imshow(
-        weights[order].T.numpy(), aspect="auto", cmap="RdBu_r", norm=Normalize(-most, most), origin="lower"
-    )
+    image = axis.imshow(weights[order].T.numpy(), aspect="auto", cmap="viridis", origin="lower")
     hz = bands_hz.numpy()
     ticks, names = frequency_ticks(float(hz[0]), float(hz[-1]))
     axis.set_yticks(np.interp(ticks, hz, np.arange(len(hz))), names)

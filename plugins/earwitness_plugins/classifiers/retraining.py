@@ -1,7 +1,7 @@
 """Training packaged classifiers again, from scratch, on feature maps that somebody has changed.
 
 Remove-and-retrain asks for dozens of trainings, so these are short: a few minutes' recipe of fewer epochs, on feature
-maps that are computed once. What it takes from :mod:`earwitness_plugins.classifiers.architectures` is the network and
+maps that are computed once. What they take from :mod:`earwitness_plugins.classifiers.architectures` is the network and
 the optimiser's settings; recordings, and with them gains and noise, are out of its reach.
 """
 
@@ -22,7 +22,13 @@ _ESC10 = replace(
     batch_size=16,
     augmentation=Augmentation(shift=True, mix_share=0.3, dropped_bands=8, dropped_frames=60),
 )
-_TOY = replace(ARCHITECTURES["toy-cnn"].recipe, epochs=20, batch_size=16)
+_TOY = replace(
+    ARCHITECTURES["toy-cnn"].recipe,
+    epochs=24,
+    batch_size=8,
+    averaging_steps=50,
+    augmentation=Augmentation(shift=True),
+)
 
 
 def esc10_cnn(features: Tensor, labels: Tensor, *, seed: int, progress: Progress) -> nn.Module:

@@ -4,6 +4,7 @@
   const storageKey = `earwitness-listening-test-${test.test}`;
   const WORDS = ["bad", "poor", "fair", "good", "excellent"];
   const $ = (id) => document.getElementById(id);
+  const spoken = (name) => name.replaceAll("_", " ");
 
   // --- what is kept between visits
 
@@ -105,7 +106,7 @@
 
   function showTrial(trial) {
     ask("");
-    $("class").textContent = trial.class;
+    $("class").textContent = spoken(trial.class);
     $("practice").hidden = !trial.training;
     const list = $("sounds");
     list.replaceChildren();
@@ -132,7 +133,7 @@
     const key = `${trial.trial} ${token}`;
     Object.assign(slider, { type: "range", min: 0, max: 100, step: 1 });
     slider.value = state.scores[key] === undefined ? 50 : state.scores[key];
-    slider.setAttribute("aria-label", `${name}: how well it corresponds to the part that makes it ${trial.class}, 0 to 100`);
+    slider.setAttribute("aria-label", `${name}: how well it corresponds to the part that makes it ${spoken(trial.class)}, 0 to 100`);
     const say = () => {
       const given = state.scores[key] !== undefined;
       slider.classList.toggle("untouched", !given);
