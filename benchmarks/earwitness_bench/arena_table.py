@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from earwitness.errors import StoreError
-from earwitness_bench.results import PARQUET, check_metrics, missing_metadata, units_of
+from earwitness_bench.results import PARQUET, check_metrics, is_right, missing_metadata, units_of
 from earwitness_bench.statistics.groups import Floats
 from earwitness_bench.store import Store
 
@@ -194,14 +194,14 @@ def _facts(store: Store, arena: dict[str, Any]) -> dict[str, tuple[str, int]]:
         for cell in cells:
             explained = store.read_cell("explain", cell["explain"])
             rows = explained["rows"] if explained else ()
-            facts |= {row["row"]: (str(row["group"]), _is_right(row)) for row in rows}
+            facts |= {row["row"]: (str(row["group"]), _rightness(is_right(row))) for row in rows}
             if rows and all(row["target"] is not None for row in rows):
                 break
     return facts
 
 
-def _is_right(row: dict[str, Any]) -> int:
-    return int(row["target"] in row["labels"]) if row["labels"] and row["target"] is not None else -1
+def _rightness(right: bool | None) -> int:
+    return -1 if right is None else int(right)
 
 
 def _from_parquet(store: Store, arena: dict[str, Any]) -> ArenaTable:
@@ -209,12 +209,15 @@ def _from_parquet(store: Store, arena: dict[str, Any]) -> ArenaTable:
         own = [n for n in range(file.num_row_groups) if _arena_of(file, n) == arena["title"]]
         facts: dict[str, tuple[str, int]] = {}
         for n in own:
-            rows = file.read_row_group(n, columns=["row", "group"]).to_pydict()
-            facts |= {row: (group, -1) for row, group in zip(rows["row"], rows["group"], strict=True)}
+            rows = file.read_row_group(n, columns=["row", "group", "right"]).to_pydict()
+            facts |= {
+                row: (group, _rightness(right))
+                for row, group, right in zip(rows["row"], rows["group"], rows["right"], strict=True)
+            }
         table = ArenaTable.of(facts, sum(_columns_in(file, n) for n in own))
         for n in own:
             _enter_row_group(table, file, n)
-        table.missing = missing_metadata(file.schema_arrow).get(arena["title"], 0)
+        table.missing = missing_metadata(file).get(arena["title"], 0)
     for explainer in arena["explainers"]:
         table.explained(explainer["title"])
     return table
@@ -222,8 +225,8 @@ def _from_parquet(store: Store, arena: dict[str, Any]) -> ArenaTable:
 
 def _enter_row_group(table: ArenaTable, file: pq.ParquetFile, number: int) -> None:
     """One explainer and metric, as :func:`earwitness_bench.results.write_parquet` writes them."""
-    for (title, metric, column), rows in file.read_row_group(number).to_pandas().groupby(
-        ["explainer", "metric", "column"], sort=False
+    for (title, metric, column), rows in (
+        file.read_row_group(number).to_pandas().groupby(["explainer", "metric", "column"], sort=False)
     ):
         places = table.places(rows["row"].tolist())
         outcomes = rows["outcome"].tolist()

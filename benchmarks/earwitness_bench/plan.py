@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from earwitness.artifacts import digest_of
+from earwitness.artifacts import canonical_json
 from earwitness.batching import plan_chunks
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Dataset
@@ -17,6 +19,7 @@ from earwitness.parameters import resolved_parameters, takes
 from earwitness.registry import Registry
 from earwitness.specs import ExplainerSpec, MetricSpec
 from earwitness_bench.identity import plugin_identity
+from earwitness_bench.planned_keys import Form
 from earwitness_bench.suite import Arena, ExplainerEntry, Reference, Suite
 
 CONTROLS = tuple(
@@ -177,18 +180,17 @@ class Plan:
         contestant = self.contestant(number)
         chunk = stage.chunks[place[1]]
         base = self.base_of(number)
-        key = self._explain_key(stage, chunk, contestant)
-        suite = self.suite
-        scoring = {"explain": key, "route": suite.route, "scale": suite.scale, "rule": suite.rule}
+        clips = _clips_text(stage, chunk)
+        keys = self._keys(place[0], place[2], clips)
         return Unit(
             number,
             stage,
             chunk,
             contestant,
             self.judges,
-            key,
-            None if base is None else self._explain_key(stage, chunk, self.contestant(base)),
-            tuple(digest_of({"kind": "score", "metric": judge.identity, **scoring}) for judge in self.judges),
+            keys[0],
+            None if base is None else self._forms[place[0]][self.place(base)[2]].digest(clips),
+            tuple(keys[1:]),
             self._provenance(stage, contestant),
         )
 
@@ -204,32 +206,77 @@ class Plan:
             "chunk_size": self.suite.chunk_size,
         }
 
-    def _explain_key(self, stage: Stage, chunk: tuple[tuple[int, str | None], ...], contestant: Contestant) -> str:
-        entries = [(stage.dataset.entries[index], label) for index, label in chunk]
-        clips = [[e.clip_id, e.group, e.labels, e.fingerprint, label] for e, label in entries]
-        return digest_of({"kind": "explain", "clips": clips, **self._provenance(stage, contestant)})
+    @cached_property
+    def _forms(self) -> tuple[tuple[Form, ...], ...]:
+        """Explanations' keys, by arena and contestant: the chunk is the open place."""
+        return tuple(
+            tuple(
+                Form({"kind": "explain", **self._provenance(lineup.stage, contestant)}, "clips")
+                for contestant in lineup.contestants
+            )
+            for lineup in self.lineups
+        )
+
+    @cached_property
+    def _score_forms(self) -> tuple[Form, ...]:
+        """Scores' keys, by metric: the explanation's key is the open place."""
+        suite = self.suite
+        scoring = {"route": suite.route, "scale": suite.scale, "rule": suite.rule}
+        return tuple(Form({"kind": "score", "metric": judge.identity, **scoring}, "explain") for judge in self.judges)
+
+    def _keys(self, arena: int, contestant: int, clips: str) -> list[str]:
+        key = self._forms[arena][contestant].digest(clips)
+        return [key, *(form.digest(f'"{key}"') for form in self._score_forms)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the forms: every process makes its own."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_forms", "_score_forms")}
+
+    def keys(self) -> Iterator[list[str]]:
+        """Of all units, in their order: the explanation's key, then one for each metric."""
+        for arena, lineup in enumerate(self.lineups):
+            for chunk in lineup.stage.chunks:
+                clips = _clips_text(lineup.stage, chunk)
+                for contestant in range(len(lineup.contestants)):
+                    yield self._keys(arena, contestant, clips)
+
+    def numbers(self, shard: tuple[int, int] = (0, 1)) -> Sequence[int]:
+        """The units of a shard, ``(k, n)`` being the k-th of n: every n-th chunk of each arena with all its units."""
+        k, n = shard
+        if n == 1:
+            return range(len(self))
+        numbers: list[int] = []
+        first = 0
+        for lineup in self.lineups:
+            size = len(lineup.contestants)
+            for chunk in range(k, len(lineup.stage.chunks), n):
+                numbers.extend(range(first + chunk * size, first + (chunk + 1) * size))
+            first += len(lineup)
+        return numbers
 
     def document(self) -> dict[str, Any]:
-        """What the results folder keeps of it: everything but the units' own data, with the keys of all cells."""
-        arenas, first = [], 0
-        for lineup in self.lineups:
-            units = [self[number] for number in range(first, first + len(lineup))]
-            arenas.append(_arena_document(lineup, units))
-            first += len(lineup)
+        """What the results folder keeps of it, beside the :meth:`keys` of its cells."""
         return {
             "suite": self.suite.model_dump(mode="json"),
             "environment": self.environment,
             "metrics": [_judge_document(judge) for judge in self.judges],
-            "arenas": arenas,
+            "arenas": [_arena_document(lineup) for lineup in self.lineups],
         }
 
 
-def _arena_document(lineup: Lineup, units: list[Unit]) -> dict[str, Any]:
+def _clips_text(stage: Stage, chunk: tuple[tuple[int, str | None], ...]) -> str:
+    """A chunk's clips as an explanation's key hashes them."""
+    entries = [(stage.dataset.entries[index], label) for index, label in chunk]
+    return canonical_json([[e.clip_id, e.group, e.labels, e.fingerprint, label] for e, label in entries])
+
+
+def _arena_document(lineup: Lineup) -> dict[str, Any]:
     stage = lineup.stage
     return {
         "title": stage.arena.title,
         "dataset": stage.arena.dataset.model_dump(mode="json"),
         "classifier": {"name": stage.classifier.name, "checksum": stage.classifier.checksum},
+        "chunks": len(stage.chunks),
         "explainers": [
             {
                 "title": contestant.title,
@@ -237,11 +284,6 @@ def _arena_document(lineup: Lineup, units: list[Unit]) -> dict[str, Any]:
                 "shuffle_of": contestant.shuffle_of,
                 "identity": contestant.identity,
                 "fit": fit_facts(contestant.fitted) if isinstance(contestant.fitted, Path) else None,
-                "cells": [
-                    {"explain": unit.explain_key, "scores": unit.score_keys}
-                    for unit in units
-                    if unit.contestant is contestant
-                ],
             }
             for contestant in lineup.contestants
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from earwitness.errors import StoreError
 from earwitness.registry import Registry
 from earwitness_bench.engines.process import cpu_threads
+from earwitness_bench.planned_keys import PlannedCells
 from earwitness_bench.runner import make_plan
 from earwitness_bench.store import Kind, Store
 from earwitness_bench.suite import Suite, parse_suite
@@ -122,14 +124,24 @@ def _position(plan: dict[str, Any], key: str) -> tuple[int, int, int, int]:
     """Numbers of the arena, explainer, chunk and metric of a cell."""
     for a, arena in enumerate(plan["arenas"]):
         for e, explainer in enumerate(arena["explainers"]):
-            for c, cell in enumerate(explainer["cells"]):
-                if key == cell["explain"]:
-                    return a, e, c, -1
-                if key in cell["scores"]:
-                    return a, e, c, cell["scores"].index(key)
+            found = _find(explainer["cells"], key)
+            if found is not None:
+                return a, e, *found
     raise StoreError(
         f"The cell {key[:12]}… is not part of the last run of this folder. Run the suite it belongs to again."
     )
+
+
+def _find(cells: Sequence[dict[str, Any]], key: str) -> tuple[int, int] | None:
+    """The chunk and the metric of a cell; -1 is the explanation."""
+    if isinstance(cells, PlannedCells):
+        found = cells.find(key)
+        return None if found is None else (found[0], found[1] - 1)
+    for c, cell in enumerate(cells):
+        keys = [cell["explain"], *cell["scores"]]
+        if key in keys:
+            return c, keys.index(key) - 1
+    return None
 
 
 def _only(suite: Suite, arena: int) -> Suite:

@@ -20,11 +20,11 @@ from earwitness_bench.store import Store
 PARQUET = "scores.parquet"
 
 COLUMNS = (
-    *("arena", "explainer", "row", "clip_id", "group", "target", "degenerate"),
+    *("arena", "explainer", "row", "clip_id", "group", "target", "right", "degenerate"),
     *("metric", "version", "column", "value", "outcome"),
 )
 
-_TYPES = {"degenerate": pa.bool_(), "version": pa.int64(), "value": pa.float64()}
+_TYPES = {"right": pa.bool_(), "degenerate": pa.bool_(), "version": pa.int64(), "value": pa.float64()}
 _SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
 _KEYS = ["arena", "explainer", "row", "metric", "column"]
 _MISSING = b"earwitness missing cells"
@@ -36,8 +36,9 @@ def read_scores(store: Store) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        With :data:`COLUMNS`; ``value`` is NaN where the outcome is not ``"scored"``, ``degenerate`` (the map points
-        nowhere) is None where nothing was explained. Sorted, so equal results give equal tables. About 500 bytes a
+        With :data:`COLUMNS`; ``value`` is NaN where the outcome is not ``"scored"``, ``right`` (the explained class is
+        one of the clip's) is None where one of the two is not known, ``degenerate`` (the map points nowhere) is None
+        where nothing was explained. Sorted, so equal results give equal tables. About 500 bytes a
         row: for millions of them see :mod:`earwitness_bench.arena_table`.
 
     Raises
@@ -110,7 +111,7 @@ def _write_groups(store: Store, plan: dict[str, Any], file: Any) -> None:
                     written.add(key)
                     table = _sorted(_metric_rows(store, plan, arena, explainer, number))
                     if len(table):
-                        table = table.astype({"degenerate": "boolean"})
+                        table = table.astype({"right": "boolean", "degenerate": "boolean"})
                         writer.write_table(pa.Table.from_pandas(table, _SCHEMA, preserve_index=False), len(table))
         writer.add_key_value_metadata({_MISSING: json.dumps(missing).encode()})
 
@@ -123,10 +124,16 @@ def _metric_rows(
             yield from _score_rows(arena["title"], explainer["title"], unit.rows, metric, score)
 
 
-def missing_metadata(schema: pa.Schema) -> dict[str, int]:
+def missing_metadata(file: pq.ParquetFile) -> dict[str, int]:
     """How many cells of each arena were missing when a Parquet file was derived."""
-    found: dict[str, int] = json.loads((schema.metadata or {}).get(_MISSING, b"{}"))
+    found: dict[str, int] = json.loads((file.metadata.metadata or {}).get(_MISSING, b"{}"))
     return found
+
+
+def is_right(row: dict[str, Any]) -> bool | None:
+    """Whether the explained class of a row is one of the clip's; None where one of the two is not known."""
+    known = row.get("labels") and row["target"] is not None
+    return row["target"] in row["labels"] if known else None
 
 
 def missing_in(store: Store, arena: dict[str, Any]) -> int:
@@ -244,5 +251,5 @@ def _score_rows(
     for column, values in score["columns"].items():
         for row, value, outcome in zip(rows, values, score["outcomes"], strict=True):
             said = "scored" if value is not None else outcome
-            clip = (row["row"], row["clip_id"], row["group"], row["target"], row["degenerate"])
+            clip = (row["row"], row["clip_id"], row["group"], row["target"], is_right(row), row["degenerate"])
             yield (arena, explainer, *clip, metric["name"], metric["version"], column, value, said)

@@ -63,6 +63,7 @@ def run_suite(
     observer: Observer = silent,
     fail_fast: bool = False,
     only_failed: bool = False,
+    shard: tuple[int, int] = (0, 1),
 ) -> Summary:
     """Run a suite into a results folder; what is there already is not computed again.
 
@@ -81,6 +82,8 @@ def run_suite(
         Stop at the first cell that fails now.
     only_failed : bool
         Compute again what has failed, and nothing else.
+    shard : (int, int)
+        Compute every n-th chunk only, from the k-th on: ``(k, n)``, k from 0. The plan is that of the whole run.
 
     Raises
     ------
@@ -97,9 +100,9 @@ def run_suite(
     with cpu_threads(threads):
         plan, more = make_plan(suite, store, registry=registry, device=device, observer=observer)
         notes = [*notes, *more]
-        store.write_plan({**plan.document(), "machine": machine(), "notes": notes})
+        store.write_plan({**plan.document(), "machine": machine(), "notes": notes}, plan.keys())
         worker = Worker(plan, store, registry, apart=engine.apart, retry_failed=only_failed)
-        numbers: Sequence[int] = range(len(plan))
+        numbers = plan.numbers(shard)
         if only_failed:
             numbers = [number for number in numbers if worker.has_failed(number)]
         observer(Planned(_titles(plan, numbers), 1 + len(plan.judges)))

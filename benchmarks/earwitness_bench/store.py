@@ -2,7 +2,7 @@
 
 ::
 
-    DIR/plan.json                          which cells make up the last run
+    DIR/plan.json                          which cells make up the last run; the keys of many in plan-….keys
     DIR/cells/explain/ab/ab12….json        one explained chunk: rows, diagnostics, seconds, provenance
     DIR/cells/score/cd/cd34….json          one metric on it: values and outcomes per row
     DIR/cells/study/ef/ef56….json          one piece of a study
@@ -10,6 +10,8 @@
     DIR/fits/…                             fitted explainers
     DIR/scores.parquet                     derived: one row per clip, explainer and column
     DIR/run.log                            what ``earwitness bench`` did, what failed, which workers ended
+
+Runs of more than a million cells have folders in these folders, ``ab/12/ab12….json``; readers look in both places.
 
 A file is written beside its place and moved there, so a kill leaves it whole or absent. Cells and maps carry their own
 checksum; a damaged one is set aside (``*.corrupt``) and computed again. A file's name is the hash of all that can
@@ -22,9 +24,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,9 +36,17 @@ from torch import Tensor
 from earwitness.artifacts import digest_of, load_tensors, save_tensors, write_json
 from earwitness.errors import CheckpointError, StoreError
 from earwitness.identity import digest_of_tensors
+from earwitness_bench.planned_keys import planned_cells, write_keys
 
 SCHEMA = 2
+_PLAN_SCHEMA = 3
 _MAPS_SCHEMA = 1
+
+INLINE_CELLS = 100_000
+"""A plan of more cells keeps their keys in a file of their own: see :mod:`earwitness_bench.planned_keys`."""
+
+DEEP_CELLS = 2**20
+"""A run of more cells has folders in its 256 folders: above 4096 files each, listing and copying one gets slow."""
 
 LEFTOVER_S = 3600.0
 """A temporary file that is older was left by a writer that was killed: writing one takes milliseconds."""
@@ -60,6 +71,7 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike[str], *, create: bool = False) -> None:
         self.folder = folder = Path(folder)
+        self._deep = False
         if create:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -71,8 +83,14 @@ class Store:
             raise StoreError(f"{folder} holds no results (plan.json is missing). Run `earwitness bench` first.")
 
     def cell_path(self, kind: Kind, key: str) -> Path:
-        """Where a cell lies."""
-        return self.folder / "cells" / kind / key[:2] / f"{key}.json"
+        """Where a cell lies, or is to be written."""
+        return self._place(self.folder / "cells" / kind, key, ".json")
+
+    def _place(self, folder: Path, key: str, suffix: str) -> Path:
+        """Folders of both depths may have been merged: what is there is found wherever it lies."""
+        places = [folder / key[:2] / f"{key}{suffix}", folder / key[:2] / key[2:4] / f"{key}{suffix}"]
+        usual, other = reversed(places) if self._deep else places
+        return other if other.exists() and not usual.exists() else usual
 
     def read_cell(self, kind: Kind, key: str) -> dict[str, Any] | None:
         """A cell, or None if there is none; a damaged one is set aside.
@@ -104,8 +122,8 @@ class Store:
         write_json(self.cell_path(kind, key), {**document, "checksum": digest_of(document)})
 
     def maps_path(self, key: str) -> Path:
-        """Where an explanation's maps lie."""
-        return self.folder / "maps" / key[:2] / f"{key}.safetensors"
+        """Where an explanation's maps lie, or are to be written."""
+        return self._place(self.folder / "maps", key, ".safetensors")
 
     def read_maps(self, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The maps of an explanation, or None if they were not kept or are damaged."""
@@ -127,9 +145,46 @@ class Store:
         checksum = digest_of([key, digest_of_tensors(tensors)])
         save_tensors(self.maps_path(key), tensors, {"schema": _MAPS_SCHEMA, "checksum": checksum, "document": document})
 
-    def write_plan(self, plan: dict[str, Any]) -> None:
-        """Say which cells make up this run."""
-        write_json(self.folder / "plan.json", {"schema": SCHEMA, **plan})
+    def write_plan(self, plan: dict[str, Any], keys: Iterable[Sequence[str]] | None = None) -> None:
+        """Say which cells make up this run.
+
+        Parameters
+        ----------
+        plan : dict
+            As :meth:`read_plan` gives it; or without the explainers' ``cells``, with the number of ``chunks`` of each
+            arena, and with ``keys``.
+        keys : iterable of sequence of str, optional
+            Of each unit, in the order of the plan: the explanation's key, then one for each metric.
+
+        Raises
+        ------
+        StoreError
+            It cannot be written; or a metric was added to a plan whose keys lie in a file of their own.
+        """
+        if keys is not None:
+            plan = self._with_keys(plan, keys)
+        elif "keys" in plan:
+            if plan["keys"]["cells_of_unit"] != 1 + len(plan["metrics"]):
+                raise StoreError(f"{self.folder} is too large for metrics that are added by hand.")
+            plan = {**plan, "arenas": [_without_cells(arena) for arena in plan["arenas"]]}
+        write_json(self.folder / "plan.json", {**plan, "schema": _PLAN_SCHEMA if "keys" in plan else SCHEMA})
+
+    def _with_keys(self, plan: dict[str, Any], keys: Iterable[Sequence[str]]) -> dict[str, Any]:
+        cells_of_unit = 1 + len(plan["metrics"])
+        n_cells = cells_of_unit * sum(chunks * explainers for chunks, explainers in _shapes(plan))
+        self._deep = n_cells > DEEP_CELLS
+        if n_cells > INLINE_CELLS:
+            return {**plan, "keys": {"file": write_keys(self.folder, keys), "cells_of_unit": cells_of_unit}}
+        units = iter(keys)
+        arenas = []
+        for arena in plan["arenas"]:
+            cells: list[list[dict[str, Any]]] = [[] for _ in arena["explainers"]]
+            for own in (own for _ in range(arena["chunks"]) for own in cells):
+                explain, *scores = next(units)
+                own.append({"explain": explain, "scores": scores})
+            explainers = [{**e, "cells": own} for e, own in zip(arena["explainers"], cells, strict=True)]
+            arenas.append({**arena, "explainers": explainers})
+        return {**plan, "arenas": arenas}
 
     def read_plan(self) -> dict[str, Any]:
         """What the last run consists of.
@@ -143,6 +198,13 @@ class Store:
         try:
             plan: dict[str, Any] = json.loads(path.read_bytes())
             plan = _migrated({"kind": "plan", **plan}, path)
+            if "keys" in plan:
+                file, cells_of_unit = plan["keys"]["file"], plan["keys"]["cells_of_unit"]
+                cells = planned_cells(self.folder / file, _shapes(plan), cells_of_unit)
+                for arena, of_arena in zip(plan["arenas"], cells, strict=True):
+                    for explainer, own in zip(arena["explainers"], of_arena, strict=True):
+                        explainer["cells"] = own
+                self._deep = cells_of_unit * sum(map(math.prod, _shapes(plan))) > DEEP_CELLS
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} cannot be read: {error}. Run the same `earwitness bench` again.") from error
         return plan
@@ -153,7 +215,8 @@ class Store:
         return [
             (kind, path.stem)
             for kind in kinds
-            for path in sorted((self.folder / "cells" / kind / beginning[:2]).glob(f"{beginning}*.json"))
+            for depth in ("", f"{beginning[2:4]:?<2}/")
+            for path in sorted((self.folder / "cells" / kind / beginning[:2]).glob(f"{depth}{beginning}*.json"))
         ]
 
     def sweep(self) -> int:
@@ -194,11 +257,22 @@ def _migrated(document: dict[str, Any], path: Path) -> dict[str, Any]:
     schema = document["schema"]
     if not isinstance(schema, int) or schema < 1:
         raise ValueError(f"its schema is {schema!r}")
-    if schema > SCHEMA:
-        raise StoreError(f"{path} has schema {schema}; this version reads up to {SCHEMA}. Update earwitness.")
+    newest = _PLAN_SCHEMA if document.get("kind") == "plan" else SCHEMA
+    if schema > newest:
+        raise StoreError(f"{path} has schema {schema}; this version reads up to {newest}. Update earwitness.")
     for old in range(schema, SCHEMA):
         document = {**_MIGRATIONS[old](document), "schema": old + 1}
     return document
+
+
+def _shapes(plan: dict[str, Any]) -> list[tuple[int, int]]:
+    """Chunks and explainers of each arena."""
+    return [(arena["chunks"], len(arena["explainers"])) for arena in plan["arenas"]]
+
+
+def _without_cells(arena: dict[str, Any]) -> dict[str, Any]:
+    explainers = [{name: fact for name, fact in e.items() if name != "cells"} for e in arena["explainers"]]
+    return {**arena, "explainers": explainers}
 
 
 def _from_1(document: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from earwitness_bench.listening_test.key import Key, read_key
 from earwitness_bench.listening_test.ratings import krippendorff_alpha, misses_the_reference, opinion
 from earwitness_bench.listening_test.writing import Choice
 from earwitness_bench.report import write_report
+from earwitness_bench.report.facts import gather
 from earwitness_bench.results import missing_in, read_scores
 from earwitness_bench.runner import run_suite
 from earwitness_bench.store import Store
@@ -164,6 +165,8 @@ def test_a_report_says_what_raters_said(ran: Path, tmp_path: Path) -> None:
     assert "72.0 – 81.0" in said  # over two raters
     assert "2 raters; not counted, because they missed the hidden recording: rater &lt;b&gt;c." in said
     assert f"{found.alpha:.2f} (1 agreement" in said
+    kinds = [result.kind for result in gather(store)[0].results["ideal"].values()]
+    assert kinds == ["scored"] * 5, "a clip that nobody was asked about lacks nothing"
 
 
 def test_an_import_takes_the_place_of_the_one_before(ran: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from earwitness_bench.statistics import Bootstrap, bootstrap, group_bootstrap, group_means
-from earwitness_bench.statistics.intervals import _BLOCK, FUNCTION_DRAWS
+from earwitness_bench.statistics.intervals import _BLOCK, FUNCTION_DRAWS, MOST_GROUPS
 
 NAN = math.nan
 
@@ -165,3 +165,40 @@ def test_group_means_leave_out_rows_with_gaps_whole() -> None:
     np.testing.assert_array_equal(group_means(values[:, 0], ["b", "b", "b", "a", "c"]), [7.0, 2.0, 8.0])
     assert group_means(np.empty(0), []).shape == (0,)
     assert group_means(np.empty((0, 3)), []).shape == (0, 3)
+
+
+# --- more recordings than are drawn
+
+
+@pytest.mark.parametrize("statistic", [None, np.median])
+def test_many_recordings_are_drawn_in_random_groups_and_the_interval_keeps_its_width(statistic) -> None:
+    generator = np.random.default_rng(5)
+    values = generator.exponential(size=4 * MOST_GROUPS)
+    found = bootstrap(values, np.arange(len(values)), statistic, draws=4000)
+    assert found.n_groups == len(values)
+    expected = values.std() / math.sqrt(len(values)) if statistic is None else 1 / math.sqrt(len(values))
+    assert found.drawn.std() == pytest.approx(expected, rel=0.06)  # 1 / (2 f(median) sqrt(n)) with f = 1/2
+
+
+def test_clips_of_one_recording_stay_together_in_random_groups() -> None:
+    """Four equal clips of each recording: the interval is that of the recordings, twice as wide as of the clips."""
+    generator = np.random.default_rng(6)
+    own = generator.normal(size=2 * MOST_GROUPS)
+    drawn = bootstrap(np.repeat(own, 4), np.repeat(np.arange(len(own)), 4), draws=4000).drawn
+    assert drawn.std() == pytest.approx(own.std() / math.sqrt(len(own)), rel=0.06)
+
+
+def test_two_series_are_put_together_alike_so_that_a_constant_difference_has_no_width() -> None:
+    generator = np.random.default_rng(7)
+    values, groups = generator.normal(size=3 * MOST_GROUPS), np.arange(3 * MOST_GROUPS)
+    one, other = (bootstrap(own, groups, np.median, draws=50).drawn for own in (values, values + 1))
+    np.testing.assert_allclose(other - one, 1.0, atol=1e-12)
+
+
+def test_numbers_of_recordings_in_the_order_of_their_names_give_what_the_names_give() -> None:
+    values, groups = uneven()
+    _, places = np.unique(groups, return_inverse=True)
+    for statistic in (None, np.median, lambda own: float(np.max(own))):
+        of_names, of_numbers = (bootstrap(values, given, statistic, draws=100).drawn for given in (groups, places))
+        np.testing.assert_array_equal(of_names, of_numbers)
+    np.testing.assert_array_equal(group_means(values, groups), group_means(values, places))

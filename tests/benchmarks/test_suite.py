@@ -126,11 +126,15 @@ def test_labels_settle_equal_titles() -> None:
 
 
 def test_an_unknown_suite_lists_the_shipped_ones() -> None:
-    with pytest.raises(
-        ConfigurationError, match="esc10, methods-mixtures, methods, mixtures, quantus, quick"
-    ) as caught:
+    with pytest.raises(ConfigurationError, match="quik") as caught:
         load_suite("quik")
-    assert "quik" in str(caught.value)
+    assert ", ".join(shipped_suites()) in str(caught.value)
+    assert {"esc10", "mixtures", "quick"} <= set(shipped_suites())
+
+
+def test_every_shipped_suite_has_a_line_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    assert [name for name in shipped_suites() if f"| `{name}` |" not in page] == []
 
 
 def test_a_folder_of_that_name_does_not_hide_a_shipped_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,11 +167,72 @@ def test_every_shipped_suite_names_only_what_exists(name: str) -> None:
     for entry in suite.explainers:
         spec = plugins.explainer(entry.name).spec
         resolved_parameters(spec, entry.parameters)
-        assert ("fit" in spec.needs) == (entry.fit is not None)
+        assert ("fit" in spec.needs) == (entry.fit is not None or bool(entry.checkpoint))
         if entry.fit:
             resolved_parameters(plugins.dataset(entry.fit.name).spec, entry.fit.parameters)
     for metric in suite.metrics:
         resolved_parameters(plugins.metric(metric.name).spec, metric.parameters)
+
+
+# --- one explainer, several fits
+
+
+def fitted(**fit: Any) -> dict[str, Any]:
+    return {"name": "class-mean", "parameters": {"n_frames": 8}, "fit": {"name": "toy", **fit}}
+
+
+def test_an_explainer_stands_there_once_for_each_seed_of_its_fit() -> None:
+    plain, labelled = fitted(seeds=[0, 7]), {**fitted(seeds=[2]), "label": "mean"}
+    found = parse_suite(changed("explainers", value=[plain, {"name": "saliency"}, labelled])).explainers
+    by_hand = [
+        {**fitted(seed=0), "label": "class-mean (n_frames=8), fit 0"},
+        {**fitted(seed=7), "label": "class-mean (n_frames=8), fit 7"},
+        {"name": "saliency"},
+        {**fitted(seed=2), "label": "mean, fit 2"},
+    ]
+    assert found == parse_suite(changed("explainers", value=by_hand)).explainers
+    assert plain["fit"]["seeds"] == [0, 7]  # the document is not touched
+
+
+def test_fits_of_several_seeds_are_inherited_and_replaced_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(
+        'extends = "quick"\nname = "base"\n[[explainers]]\nname = "class-mean"\nlabel = "m"\n'
+        'fit = { name = "toy", seeds = [0, 1] }\n'
+    )
+    (tmp_path / "mine.toml").write_text(
+        'extends = "base.toml"\n[[explainers]]\nname = "class-mean"\nlabel = "m, fit 1"\n'
+        'fit = { name = "toy", seed = 9 }\n'
+    )
+    found = {entry.title: entry.fit and entry.fit.seed for entry in load_suite(tmp_path / "mine.toml").explainers[-2:]}
+    assert found == {"m, fit 0": 0, "m, fit 1": 9}
+
+
+def test_the_suite_of_parts_has_three_fits_of_each_kind_of_subspace() -> None:
+    entries = load_suite("drsa_parts").explainers
+    found = [(entry.title, entry.parameters.get("subspaces"), entry.fit and entry.fit.seed) for entry in entries]
+    kinds = ("drsa", "dsa", "random", "prca")
+    assert found[:12] == [(f"{kind}, fit {seed}", kind, seed) for kind in kinds for seed in (0, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("fit", "said"),
+    [
+        ({"seeds": []}, "'explainers.0.fit.seeds'"),
+        ({"seeds": [1, "2"]}, "'explainers.0.fit.seeds.1'"),
+        ({"seeds": [1, 1]}, "seeds are different numbers"),
+        ({"seeds": [1], "seed": 2}, "either seed or seeds"),
+        ({"seds": [1]}, "Did you mean 'seed"),
+    ],
+)
+def test_seeds_that_cannot_be_are_refused(fit: dict[str, Any], said: str) -> None:
+    assert said in complaint(changed("explainers", value=[fitted(**fit)]))
+
+
+def test_a_checkpoint_takes_the_place_of_a_fit_and_its_parameters() -> None:
+    entry = {"name": "class-mean", "checkpoint": "somewhere"}
+    assert parse_suite(changed("explainers", value=[entry])).explainers[0].checkpoint == "somewhere"
+    for more in ({"fit": {"name": "toy"}}, {"parameters": {"n_frames": 8}}):
+        assert "brings its own parameters" in complaint(changed("explainers", value=[{**entry, **more}]))
 
 
 # --- suites that extend others

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from earwitness_bench.suite import Suite
 
 
+def _shard(_context: click.Context, _parameter: click.Parameter, given: str | None) -> tuple[int, int]:
+    """From ``K/N``, K from 1, to (K - 1, N)."""
+    if given is None:
+        return 0, 1
+    k, slash, n = given.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise click.BadParameter(f"expected K/N with 1 <= K <= N, such as 2/8, got {given!r}")
+    return int(k) - 1, int(n)
+
+
 @click.command()
 @click.argument("suite", required=False, metavar="SUITE")
 @click.option("--quick", is_flag=True, help="The suite `quick`: toy data, about a minute.")
@@ -35,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--address", metavar="HOST:PORT", help="Join a Ray cluster that is running.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first cell that fails.")
 @click.option("--only-failed", is_flag=True, help="Compute again what has failed, and nothing else.")
+@click.option("--shard", callback=_shard, metavar="K/N", help="Compute the K-th of N parts of the suite.")
 @click.option("--dry-run", is_flag=True, help="Say what would be computed, and what that takes; compute one batch.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 def bench(
@@ -47,6 +58,7 @@ def bench(
     address: str | None,
     fail_fast: bool,
     only_failed: bool,
+    shard: tuple[int, int],
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -74,13 +86,14 @@ def bench(
         _say_plan(loaded, out, engine, device, as_json)
         return
     started = time.monotonic()
-    summary = _run(loaded, out, engine, device, quiet=as_json, fail_fast=fail_fast, only_failed=only_failed)
-    _say(summary, out, round(time.monotonic() - started, 1), as_json)
+    options = {"fail_fast": fail_fast, "only_failed": only_failed, "shard": shard}
+    summary = _run(loaded, out, engine, device, as_json, options)
+    _say(summary, out, round(time.monotonic() - started, 1), as_json, shard)
     if summary.left:
         raise SystemExit(1)
 
 
-def _run(suite: Suite, out: Path, engine: Engine, device: str, *, quiet: bool, **options: bool) -> Summary:
+def _run(suite: Suite, out: Path, engine: Engine, device: str, quiet: bool, options: dict[str, Any]) -> Summary:
     """Run a suite, with what one sees of it meanwhile and what is kept of that."""
     from earwitness_bench.monitor import Said, Tally, console, log_file
     from earwitness_bench.results import write_parquet
@@ -99,7 +112,13 @@ def _run(suite: Suite, out: Path, engine: Engine, device: str, *, quiet: bool, *
         try:
             with console(tally, quiet=quiet):
                 summary = run_suite(
-                    suite, out, registry=current_registry(), engine=engine, device=device, observer=tell, **options
+                    suite,
+                    out,
+                    registry=current_registry(),
+                    engine=engine,
+                    device=device,
+                    observer=tell,
+                    **options,
                 )
         except KeyboardInterrupt:
             tell(Said("stopped with Ctrl-C"))
@@ -115,11 +134,12 @@ def _run(suite: Suite, out: Path, engine: Engine, device: str, *, quiet: bool, *
         tell(Said(f"done: {summary.explained} explanations, {summary.scored} scores, {summary.cached} found"))
         for title, seconds in tally.speeds():
             tell(Said(f"{title}: {seconds:.3f} s a clip"))
-    write_parquet(store)
+    if options["shard"][1] == 1:
+        write_parquet(store)
     return summary
 
 
-def _say(summary: Summary, out: Path, seconds: float, as_json: bool) -> None:
+def _say(summary: Summary, out: Path, seconds: float, as_json: bool, shard: tuple[int, int]) -> None:
     from earwitness_bench.leaderboard import FORMATS, make_tables
     from earwitness_bench.store import Store
 
@@ -130,7 +150,10 @@ def _say(summary: Summary, out: Path, seconds: float, as_json: bool) -> None:
         return
     for note in summary.notes:
         click.echo(f"note: {note}")
-    click.echo(FORMATS["table"](make_tables(Store(out))))
+    if shard[1] == 1:
+        click.echo(FORMATS["table"](make_tables(Store(out))))
+    else:
+        click.echo(f"Part {shard[0] + 1} of {shard[1]}. Where all of them are, `earwitness leaderboard` ranks them.")
     for failure in summary.failed:
         click.echo(f"failed: {failure}", err=True)
     if summary.left:

@@ -392,12 +392,21 @@ def _accuracies(document: dict[str, Any]) -> str:
 @click.option(
     "--trainings", type=click.IntRange(1), default=2, show_default=True, help="Of each kind: the seeds 0, 1 …"
 )
-def roar(suite: Any, *, train_params: tuple[str, ...], removed: str, trainings: int, **given: Any) -> Any:
+@click.option(
+    "--fill",
+    type=click.Choice(["mean", "stranger"]),
+    default="mean",
+    show_default=True,
+    help="What a removed cell becomes: its band's mean, or any value that its band has in any clip.",
+)
+def roar(
+    suite: Any, *, train_params: tuple[str, ...], removed: str, trainings: int, fill: Any, **given: Any
+) -> tuple[dict[str, Any], Any]:
     """Remove and retrain: does a classifier that never had the cells that a method points at still learn?
 
-    The most relevant cells of all clips are replaced by their band's mean, and the classifier of SUITE is trained from
-    scratch on what is left. Beside each method stands what the removal of as many random cells leaves more. Every
-    training is kept as soon as it is done.
+    The most relevant cells of all clips are replaced by their band's mean (see --fill), and the classifier of SUITE is
+    trained from scratch on what is left. Beside each method stands what the removal of as many random cells leaves
+    more. Every training is kept as soon as it is done.
 
     DIR gets roar.json, .csv, .png and .svg.
 
@@ -414,4 +423,5 @@ def roar(suite: Any, *, train_params: tuple[str, ...], removed: str, trainings: 
         percents = tuple(float(part) for part in removed.split(","))
     except ValueError:
         raise ConfigurationError(f"--removed takes percentages such as 30,60,90; got {removed!r}.") from None
-    return run_roar(suite, Design(percents, tuple(range(trainings))), train=parse_assignments(train_params), **given)
+    design = Design(percents, tuple(range(trainings)), fill)
+    return run_roar(suite, design, train=parse_assignments(train_params), **given)

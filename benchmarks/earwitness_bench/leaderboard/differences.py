@@ -121,9 +121,7 @@ def _over_all(methods: Sequence[str], tables: list[tuple[Column, Floats, Groups]
     return _tested(ALL, names, ranks, higher_is_better=False, counts=counts, absent=absent)
 
 
-def _difference(
-    title: str, methods: Sequence[str], values: Floats, groups: Groups, sign: float
-) -> Difference | None:
+def _difference(title: str, methods: Sequence[str], values: Floats, groups: Groups, sign: float) -> Difference | None:
     present = [not np.isnan(own).all() for own in values.T]
     scored = values[:, present]
     whole = complete(scored)

@@ -18,6 +18,7 @@ from earwitness.errors import ConfigurationError, StoreError
 from earwitness_bench.identity import distribution_identity, machine
 from earwitness_bench.listening_test.key import Key, Stimulus, Trial, read_key
 from earwitness_bench.listening_test.ratings import Opinion, krippendorff_alpha, misses_the_reference, opinion
+from earwitness_bench.report.facts import NOT_ASKED
 from earwitness_bench.results import write_parquet
 from earwitness_bench.statistics.groups import Floats
 from earwitness_bench.store import Store
@@ -27,7 +28,6 @@ VERSION = 1
 COLUMN = "opinion_score"
 """Of a clip: the mean over raters, 0 to 100."""
 
-_NOT_ASKED = "skipped: not part of the listening test"
 _NOT_RATED = "skipped: nobody rated it"
 
 
@@ -265,7 +265,7 @@ def _score(
         row["outcome"] if row["outcome"] != "explained"
         else "scored" if value is not None
         else _NOT_RATED if (key, row["row"]) in values
-        else _NOT_ASKED
+        else NOT_ASKED
         for row, value in zip(explained["rows"], own, strict=True)
     ]  # fmt: skip
     return {

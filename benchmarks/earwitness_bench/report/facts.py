@@ -15,7 +15,8 @@ from earwitness_bench.leaderboard.columns import Column, columns_of
 from earwitness_bench.results import read_scores
 from earwitness_bench.store import Store
 
-NOT_COMPUTED = "not computed yet"
+NOT_ASKED = "skipped: not part of the listening test"
+"""Of a clip that no rater was to hear: it lacks nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Result:
     @property
     def kind(self) -> str:
         """For a filter: the worst that happened to it."""
-        kinds = {said.partition(":")[0] for said in (self.outcome, *self.outcomes.values())}
+        kinds = {said.partition(":")[0] for said in (self.outcome, *self.outcomes.values()) if said != NOT_ASKED}
         for kind in ("failed", "skipped"):
             if kind in kinds:
                 return kind

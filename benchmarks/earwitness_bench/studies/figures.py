@@ -151,8 +151,9 @@ def draw_lines(
         style = "--" if line.dashed else "-"
         axis.plot(places, values, style, color=colour, label=line.name, linewidth=1.5, marker="o", markersize=3)
         axis.fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
-    crowded = max(map(len, ticks), default=0) > 8
-    axis.set_xticks(places, ticks, **({"rotation": 40, "ha": "right", "fontsize": 8} if crowded else {}))
+    axis.set_xticks(places, ticks)
+    if max(map(len, ticks), default=0) > 8:
+        axis.tick_params(axis="x", rotation=40, labelsize=8)
     axis.set_xlabel(x_axis)
     axis.set_ylabel(y_axis)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)

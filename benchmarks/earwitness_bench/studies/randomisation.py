@@ -80,7 +80,7 @@ def run_randomisation(
         )
         plan = worked.plan
         (lineup,) = plan.lineups
-        document = {
+        document: dict[str, Any] = {
             "study": NAME,
             "settings": {
                 "suite": suite.name,
@@ -131,8 +131,8 @@ def _summary(plan: Plan, store: Store, contestant: Contestant) -> dict[str, Any]
             if None not in curve:
                 curves.append(curve)
                 groups.append(rows[row]["group"])
-                for name, values in columns.items():
-                    values.append(scored["columns"][name][row])
+                for name, column in columns.items():
+                    column.append(scored["columns"][name][row])
     values = np.array(curves, dtype=np.float64)
     areas = _floats(columns["SSIM_randomised"])
     return {
@@ -141,7 +141,7 @@ def _summary(plan: Plan, store: Store, contestant: Contestant) -> dict[str, Any]
         "constant": constant,
         "reasons": [text for text in outcomes if text],
         "mean": values.mean(0).tolist() if len(values) else [],
-        "interval": [_interval(column, groups) for column in values.T] if len(values) else [],
+        "interval": [_interval(stage, groups) for stage in values.T] if len(values) else [],
         "area": {"mean": _mean(areas), "interval": _interval(areas, groups)},
         "other_clip": _mean(_floats(columns["SSIM_other_clip"])),
         "constant_when_randomised": _mean(_floats(columns["degenerate_randomised"])),

@@ -41,8 +41,8 @@ def removed(features: Tensor, places: Tensor, percent: float, fill: Tensor) -> T
         See :func:`ranks`.
     percent : float, in [0, 100]
         Of each clip's cells, to the nearest whole one.
-    fill : Tensor (M,), float32
-        What a removed cell of each band becomes.
+    fill : Tensor, broadcasts to ``features``
+        What a removed cell becomes; see :func:`means` and :func:`strangers`.
 
     Raises
     ------
@@ -52,4 +52,28 @@ def removed(features: Tensor, places: Tensor, percent: float, fill: Tensor) -> T
     if not 0 <= percent <= 100:
         raise ConfigurationError(f"A percentage lies between 0 and 100, got {percent}.")
     n_removed = round(percent / 100 * places[0].numel())
-    return torch.where(places < n_removed, fill[:, None], features)
+    return torch.where(places < n_removed, fill, features)
+
+
+def means(features: Tensor) -> Tensor:
+    """The mean of each band over all clips (N, M, N'): Tensor (M, 1)."""
+    return features.mean((0, 2))[:, None]
+
+
+def strangers(features: Tensor, draws: Tensor) -> Tensor:
+    """For each cell a value that its band has somewhere, in any clip.
+
+    Parameters
+    ----------
+    features : Tensor (N, M, N'), float32
+        Of the clips that are drawn from.
+    draws : Tensor (K, M, N'), float32, in [0, 1)
+        Seeded noise.
+
+    Returns
+    -------
+    Tensor (K, M, N'), float32
+    """
+    pool = features.transpose(0, 1).flatten(1)
+    chosen = (draws * pool.shape[1]).long().clamp_max(pool.shape[1] - 1)
+    return pool.gather(1, chosen.transpose(0, 1).flatten(1)).reshape(-1, *draws.shape[::2]).transpose(0, 1)

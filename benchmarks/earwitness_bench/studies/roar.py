@@ -5,12 +5,15 @@ them, and the classifier is trained anew, from scratch, on what is left. The mor
 further its accuracy falls, on the test clips with theirs removed. *Random removal* says what is lost by losing that
 many cells of any kind: a method below it finds evidence.
 
-A removed cell becomes the mean of its band over the training clips, the same for all clips and for all methods. Maps
-are ranked where the features are, with their sign; cells of equal relevance in a seeded random order, so a map without
-a preference is random removal. Every number is a training of its own, kept as soon as it is done.
+A removed cell becomes the mean of its band over the training clips, the same for all clips and for all methods: then a
+new classifier can see where cells were removed, and may tell the class from that. Or it becomes a ``stranger``: a value
+that its band has anywhere in the training clips, which hides the place.
+
+Maps are ranked where the features are, with their sign; cells of equal relevance in a seeded random order, so a map
+without a preference is random removal. Every number is a training of its own, kept as soon as it is done.
 
 Source: Hooker, Erhan, Kindermans and Kim, "A Benchmark for Interpretability Methods in Deep Neural Networks", NeurIPS
-2019; Paissan et al., ICML 2024, figure 4.
+2019; Paissan et al., ICML 2024, figure 4. On telling the class from the place: Rong et al., ICML 2022.
 """
 
 from __future__ import annotations
@@ -19,34 +22,28 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from earwitness.artifacts import digest_of, write_atomically, write_json
-from earwitness.errors import ClassifierError, ConfigurationError, EarwitnessError
+from earwitness.errors import ConfigurationError, EarwitnessError, nearest
 from earwitness.protocols import Progress, Retrain
-from earwitness.random import Random, stream_seed
 from earwitness.registry import Registry
-from earwitness_bench.chunks import prepare
-from earwitness_bench.explaining import Asker, explained_rows
+from earwitness_bench.explaining import Asker
 from earwitness_bench.identity import plugin_identity
-from earwitness_bench.isolation import isolated
-from earwitness_bench.packing import unpack
-from earwitness_bench.plan import Lineup, Plan, Unit
+from earwitness_bench.plan import Lineup, Plan
 from earwitness_bench.statistics import group_bootstrap
 from earwitness_bench.store import Store
 from earwitness_bench.studies.cells import Cell, Ran, run_cells
 from earwitness_bench.studies.figures import Line, draw_lines
 from earwitness_bench.studies.methods import own_threads, work_off
-from earwitness_bench.studies.removal import ranks, removed
+from earwitness_bench.studies.retraining import RANDOM, Fill, Ground, clips_of
 from earwitness_bench.suite import Arena, Reference, Suite
 
 NAME = "roar"
-RANDOM = "random removal"
 MAP_CAP_MB = 4096.0
 """Maps are kept whatever their size: they are needed once for each training."""
 
@@ -63,104 +60,22 @@ class Design:
         Of each clip's cells.
     seeds : tuple of int
         Of the trainings.
+    fill : {"mean", "stranger"}
+        What a removed cell becomes.
     """
 
     percents: tuple[float, ...]
     seeds: tuple[int, ...]
+    fill: Fill = "mean"
 
     def __post_init__(self) -> None:
+        if self.fill not in get_args(Fill):
+            raise ConfigurationError(f"There is no fill {self.fill!r}. {nearest(self.fill, get_args(Fill))}")
         if not self.percents or not all(0 < percent < 100 for percent in self.percents) or not self.seeds:
             raise ConfigurationError(
                 f"Percentages to be removed lie between 0 and 100, and there is at least one training of each; got "
                 f"{list(self.percents)} and {len(self.seeds)}."
             )
-
-
-@dataclass(frozen=True, eq=False)
-class Clips:
-    """The clips of one arena, in the order of its chunks.
-
-    Attributes
-    ----------
-    features : Tensor (N, M, N'), float32
-    labels : Tensor (N,), int64, on the CPU
-    clip_ids, groups : tuple of str, length N
-    """
-
-    features: Tensor
-    labels: Tensor
-    clip_ids: tuple[str, ...]
-    groups: tuple[str, ...]
-
-    def noise(self, seed: int, name: str) -> Tensor:
-        """A seeded number for each cell, by clip: like ``features``."""
-        return Random(seed, self.clip_ids).uniform(name, *self.features.shape[1:]).to(self.features.device)
-
-
-@dataclass(frozen=True, eq=False)
-class Ground:
-    """What all trainings of a study stand on: the plan whose first lineup is trained on, and its second tested."""
-
-    plan: Plan
-    store: Store
-    asker: Asker
-    retrain: Retrain
-
-    @functools.cached_property
-    def clips(self) -> tuple[Clips, Clips]:
-        """Those that are trained on, and those that are tested on; read once."""
-        train, test = (_read(self.plan, number) for number in (0, 1))
-        if train.features.shape[1:] != test.features.shape[1:]:
-            sizes = [tuple(clips.features.shape[1:]) for clips in (train, test)]
-            raise ConfigurationError(f"{NAME} needs training and test clips of one length, got maps of {sizes}.")
-        return train, test
-
-    @functools.lru_cache(maxsize=1)  # noqa: B019 - a method's trainings come one after another
-    def places(self, title: str) -> tuple[Tensor, Tensor]:
-        """The ranks (N, M, N') of the cells of all clips of either kind, by one method."""
-        seed = self.plan.suite.seed
-        train, test = (
-            ranks(self._maps(number, title), clips.noise(seed, "ties")) for number, clips in enumerate(self.clips)
-        )
-        return train, test
-
-    def _maps(self, arena: int, title: str) -> Tensor:
-        """What ranks the cells of each clip by a method: (N, M, N')."""
-        found = []
-        for unit in _units(self.plan, arena, title):
-            prepared = prepare(unit, self.plan.suite, unit.stage.classifier)
-            cell = self.store.read_cell("explain", unit.explain_key)
-            if cell is None or cell["status"] != "ok" or len(explained_rows(cell)) < len(unit.chunk):
-                outcomes = [row["outcome"] for row in cell["rows"]] if cell else ["it was not explained"]
-                said = next(outcome for outcome in outcomes if outcome != "explained")
-                raise EarwitnessError(f"not every clip was explained: {said}")
-            kept = self.store.read_maps(unit.explain_key)
-            explanation = unpack(*kept) if kept else self.asker.explain(unit, prepared).explanation
-            found.append(prepared.scene.on_features(explanation))
-        return torch.cat(found)
-
-    def train_without(self, title: str | None, percent: float, seed: int, progress: Progress) -> dict[str, Any]:
-        """Remove, retrain, test. ``title`` None removes at random."""
-        train, test = self.clips
-        if percent == 0:
-            places = (torch.zeros_like(train.features), torch.zeros_like(test.features))
-        elif title is None:
-            places = tuple(  # type: ignore[assignment]
-                ranks(torch.zeros_like(clips.features), clips.noise(seed, RANDOM)) for clips in self.clips
-            )
-        else:
-            places = self.places(title)
-        fill = train.features.mean((0, 2))
-        classifier = self.plan.lineups[0].stage.classifier
-        with isolated(stream_seed(seed, NAME), classifier.device):
-            kept = removed(train.features, places[0], percent, fill)
-            network = self.retrain(kept[:, None], train.labels, seed=seed, progress=progress)
-        again = classifier.with_network(network)
-        tested = removed(test.features, places[1], percent, fill)[:, None]
-        with torch.no_grad():
-            logits = torch.cat([again.logits_of_features(some) for some in torch.split(tested, 16)])
-        correct = logits.argmax(1).cpu() == test.labels
-        return {"correct": correct.int().tolist(), "accuracy": float(correct.double().mean())}
 
 
 def run_roar(
@@ -214,14 +129,21 @@ def run_roar(
         worked = work_off(whole, store, registry=registry, device=device, progress=progress)
         plan = worked.plan
         _check(plan)
-        ground = Ground(plan, store, Asker(suite.seed, store, registry), retrain)
-        common = _common_identity(plan, [offer.qualified_name, plugin_identity(offer)])  # type: ignore[arg-type]
+        ground = Ground(plan, store, Asker(suite.seed, store, registry), retrain, design.fill)
+        retraining = [offer.qualified_name, plugin_identity(offer)]  # type: ignore[arg-type]
+        common = _common_identity(plan, retraining)
         titles = [contestant.title for contestant in plan.lineups[1].contestants]
         places = _trainings(design, titles)
         cells = [
             Cell(
                 f"{title}, {percent:g} % removed, training {seed}",
-                {**common, "removed": percent, "training_seed": seed, "by": _identity_of(plan, title, percent)},
+                {
+                    **common,
+                    "removed": percent,
+                    "fill": design.fill if percent else None,
+                    "training_seed": seed,
+                    "by": _identity_of(plan, title, percent),
+                },
                 functools.partial(_train, ground, title, percent, seed, number, len(places), progress),
             )
             for number, (title, percent, seed) in enumerate(places)
@@ -257,13 +179,13 @@ def _trainings(design: Design, titles: Sequence[str]) -> list[tuple[str, float, 
 
 def _check(plan: Plan) -> None:
     train, test = (lineup.stage for lineup in plan.lineups)
-    shared = {e.clip_id for e in train.dataset.entries} & {test.dataset.entries[i].clip_id for i in _clips_of(plan, 1)}
+    shared = {e.clip_id for e in train.dataset.entries} & {test.dataset.entries[i].clip_id for i in clips_of(plan, 1)}
     if shared:
         raise ConfigurationError(
             f"{len(shared)} clips are both trained and tested on, such as {min(shared)!r}. Choose another split."
         )
     for number, stage in enumerate((train, test)):
-        for index in _clips_of(plan, number):
+        for index in clips_of(plan, number):
             entry = stage.dataset.entries[index]
             if len(entry.labels) != 1 or entry.labels[0] not in stage.classifier.labels:
                 raise ConfigurationError(
@@ -272,42 +194,11 @@ def _check(plan: Plan) -> None:
                 )
 
 
-def _clips_of(plan: Plan, arena: int) -> list[int]:
-    return [index for chunk in plan.lineups[arena].stage.chunks for index, _ in chunk]
-
-
-def _units(plan: Plan, arena: int, title: str) -> list[Unit]:
-    """The units of a method in one arena, chunk after chunk."""
-    first, lineup = sum(len(one) for one in plan.lineups[:arena]), plan.lineups[arena]
-    place = next(i for i, contestant in enumerate(lineup.contestants) if contestant.title == title)
-    return [plan[number] for number in range(first + place, first + len(lineup), len(lineup.contestants))]
-
-
-def _read(plan: Plan, arena: int) -> Clips:
-    """The feature maps and labels of an arena's clips."""
-    stage, found = plan.lineups[arena].stage, []
-    title = plan.lineups[arena].contestants[0].title
-    for unit in _units(plan, arena, title):
-        prepared = prepare(unit, plan.suite, stage.classifier)
-        if prepared.errors:
-            raise EarwitnessError(f"A clip cannot be read: {next(iter(prepared.errors.values()))}")
-        with torch.no_grad():
-            found.append(stage.classifier.features(prepared.scene.batch.waveforms))
-    if any(features.ndim != 4 for features in found):
-        raise ClassifierError(f"{NAME} removes cells of feature maps, and {stage.classifier.name} eats samples.")
-    if len({features.shape[1:] for features in found}) > 1:
-        raise ConfigurationError(f"{NAME} needs clips of one length. Cut them, for example with duration_s.")
-    entries = [stage.dataset.entries[index] for index in _clips_of(plan, arena)]
-    labels = torch.tensor([stage.classifier.target_of(entry.labels[0]) for entry in entries])
-    ids, groups = tuple(entry.clip_id for entry in entries), tuple(entry.group for entry in entries)
-    return Clips(torch.cat(found)[:, 0], labels, ids, groups)
-
-
 def _common_identity(plan: Plan, retraining: list[str]) -> dict[str, Any]:
     suite = plan.suite
     data = {}
     for number, kind in enumerate(("train", "test")):
-        entries = [plan.lineups[number].stage.dataset.entries[index] for index in _clips_of(plan, number)]
+        entries = [plan.lineups[number].stage.dataset.entries[index] for index in clips_of(plan, number)]
         data[kind] = [len(entries), digest_of([[e.clip_id, e.labels, e.fingerprint] for e in entries])]
     return {
         "environment": plan.environment,
@@ -352,7 +243,7 @@ def _document(
 
     return {
         "study": NAME,
-        "settings": common,
+        "settings": {**common, "fill": design.fill},
         "removed": list(design.percents),
         "seeds": list(design.seeds),
         "test_clips": len(groups),

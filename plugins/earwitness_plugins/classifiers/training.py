@@ -185,6 +185,7 @@ def train_on_features(
     *,
     recipe: TrainingRecipe,
     seed: int,
+    initialise: Callable[[nn.Module], None] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> TrainingResult:
     """Train a network from scratch on feature maps as they are given. The averaged weights of the last epoch are kept.
@@ -199,6 +200,8 @@ def train_on_features(
         In [0, C), on the CPU.
     recipe : TrainingRecipe
     seed : int
+    initialise : callable, optional
+        Changes the initial weights of the network that it is given, drawing from PyTorch's own generator.
     progress : callable (epochs done, epochs in all, text), optional
 
     Returns
@@ -214,7 +217,11 @@ def train_on_features(
     """
     data = FeatureData(features, labels, recipe.augmentation)
     with _own_randomness(seed, data.device):
-        return _Run(network, data, None, recipe, seed, None).to_the_end(progress)
+        run = _Run(network, data, None, recipe, seed, None)
+        if initialise is not None:
+            initialise(run.network)
+            run.average.load_state_dict(run.network.state_dict())
+        return run.to_the_end(progress)
 
 
 class _Run:
