@@ -148,18 +148,42 @@ def _means(values: Floats, places: Places, n_groups: int, draws: int, seed: int)
 
 
 def _medians(values: Floats, places: Places, n_groups: int, draws: int, seed: int) -> Floats:
-    """Of the values in ascending order, the two in the middle of each resample."""
+    """Of the values in ascending order, the two in the middle of each resample.
+
+    These lie in a window about the middle of all values, as wide as it must be: only there are values counted one by
+    one, so the work grows with the root of their number.
+    """
     order = np.argsort(values, kind="stable")
     ascending, own = values[order], places[order]
-    size = max(1, _BLOCK // len(values))
+    members = np.bincount(own, minlength=n_groups)
     found = []
     for times in _resamples(n_groups, draws, seed):
+        total = (times @ members)[:, None]
+        halves = ((total - 1) // 2, total // 2)
+        low, high, below = _window(times, own, halves, len(values))
+        size = max(1, _BLOCK // (high - low))
         for start in range(0, len(times), size):
-            reached = times[start : start + size, own].cumsum(1)
-            total = reached[:, -1:]
-            middle = [(reached <= half).sum(1) for half in ((total - 1) // 2, total // 2)]
+            part = slice(start, start + size)
+            reached = below[part, None] + times[part, own[low:high]].cumsum(1)
+            middle = [low + (reached <= half[part]).sum(1) for half in halves]
             found.append((ascending[middle[0]] + ascending[middle[1]]) / 2)
     return np.concatenate(found)
+
+
+def _window(times: Floats, own: Places, halves: tuple[Floats, Floats], n: int) -> tuple[int, int, Floats]:
+    """Where the middles of all these resamples lie: from, to, and how many values each resample has below."""
+
+    def drawn_below(place: int) -> Floats:
+        counts: Floats = times @ np.bincount(own[:place], minlength=times.shape[1])
+        return counts
+
+    half_width = 4 * math.isqrt(n) + 1
+    while True:
+        low, high = max(0, n // 2 - half_width), min(n, n // 2 + half_width)
+        below = drawn_below(low)
+        if bool((below <= halves[0][:, 0]).all() and (drawn_below(high) > halves[1][:, 0]).all()):
+            return low, high, below
+        half_width *= 2
 
 
 def _aggregated(rows: Floats, places: Places, aggregate: Aggregate, draws: int, seed: int) -> Floats:

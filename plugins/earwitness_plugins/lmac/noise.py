@@ -107,7 +107,9 @@ def find_noise(name: str) -> Noise:
         return GeneratedNoise(GENERATED[name])
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise ConfigurationError(f"noise must be one of {', '.join((*GENERATED, CLIPS))}, or a folder; there is no {name!r}.")
+        raise ConfigurationError(
+            f"noise must be one of {', '.join((*GENERATED, CLIPS))}, or a folder; there is no {name!r}."
+        )
     found, problems = [], []
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES):
         try:
