@@ -41,7 +41,7 @@ CLIPS, EXPLAINERS, METRICS, CHUNK = 1_000_000, 20, 15, 8
 CONTROLS = 5
 WORKERS = (16, 64, 256, 1024, 4096, 16384, 32768)
 UNITS_OF_WORKER = 400
-"""At most so many for each worker are simulated; with fewer, of the whole run, its last minutes weigh what they weigh."""
+"""At most so many for each worker are simulated: of a longer run the last minutes would weigh even less."""
 
 RAY_S = 0.0007
 """What Ray's driver takes of its core for one task, measured with one actor and no work (Ray 2.56)."""

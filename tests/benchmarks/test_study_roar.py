@@ -247,7 +247,7 @@ class Telling:
         return Explanation(target, relevance=Relevance(own + evidence(classifier, batch), "features"))
 
 
-def test_a_stranger_hides_where_cells_were_removed_and_a_mean_tells_the_class(
+def test_a_mean_may_tell_the_class_by_where_it_stands_and_a_stranger_has_the_level_of_its_band(
     tmp_path: Path, plugins: Registry
 ) -> None:
     given = suite(methods=[{"name": "telling"}])

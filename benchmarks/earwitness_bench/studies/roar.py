@@ -7,7 +7,8 @@ many cells of any kind: a method below it finds evidence.
 
 A removed cell becomes the mean of its band over the training clips, the same for all clips and for all methods: then a
 new classifier can see where cells were removed, and may tell the class from that. Or it becomes a ``stranger``: a value
-that its band has anywhere in the training clips, which hides the place.
+that its band has anywhere in the training clips. That hides the place from whoever looks at levels, and not from
+whoever looks at neighbouring cells.
 
 Maps are ranked where the features are, with their sign; cells of equal relevance in a seeded random order, so a map
 without a preference is random removal. Every number is a training of its own, kept as soon as it is done.

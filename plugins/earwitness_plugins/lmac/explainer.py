@@ -67,7 +67,7 @@ class LMAC:
         is judged. With 1 a mask is nothing but a ranking; its own level is then that at which half of the energy is
         kept.
     noise : str, optional
-        In the training clips: ``"clips"`` for other training clips, ``"white"``, ``"pink"``, ``"brown"``, or a folder of
+        In the training clips: ``"clips"`` for others of them, ``"white"``, ``"pink"``, ``"brown"``, or a folder of
         recordings.
     noise_snr_db : float
     finetune_steps : int
