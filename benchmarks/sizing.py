@@ -310,7 +310,7 @@ def draw(found: dict[str, list[float]], path: Path) -> None:
         axes.plot(WORKERS, efficiencies, marker="o", markersize=4, label=name)
     axes.axhline(0.8, color="0.5", linewidth=1, linestyle="--")
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="workers", ylabel="efficiency (simulated)")
-    axes.set_xticks(WORKERS, [f"{workers:,}" for workers in WORKERS])
+    axes.set_xticks(WORKERS, [f"{workers // 1024}k" if workers >= 1024 else str(workers) for workers in WORKERS])
     axes.minorticks_off()
     axes.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=90)

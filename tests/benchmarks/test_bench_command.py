@@ -115,12 +115,24 @@ def test_fail_fast_ends_with_a_failure_and_says_what_is_left(suite_file: Path, t
     assert json.loads(bench(suite_file, "--out", tmp_path / "out", "--only-failed", "--json").stdout)["explained"] == 1
 
 
+def test_parts_of_a_suite_make_up_its_results(suite_file: Path, tmp_path: Path) -> None:
+    said = [bench(suite_file, "--out", tmp_path / "parts", "--shard", f"{k}/2") for k in (1, 2)]
+    assert ["Part 1 of 2" in said[0].stdout, "Part 2 of 2" in said[1].stdout] == [True, True]
+    assert not (tmp_path / "parts" / "scores.parquet").exists()
+    whole = json.loads(bench(suite_file, "--out", tmp_path / "parts", "--json").stdout)
+    assert (whole["explained"], whole["scored"], whole["cached"]) == (0, 0, 47)
+    for wrong in ("0/2", "3/2", "1", "a/b"):
+        refused = bench(suite_file, "--out", tmp_path / "parts", "--shard", wrong)
+        assert refused.exit_code == 2
+        assert "expected K/N" in refused.stderr
+
+
 def test_ctrl_c_ends_a_run_and_its_workers_at_once_and_it_goes_on_from_there(tmp_path: Path) -> None:
     """With real processes: a terminal sends the signal to all of them."""
     suite = tmp_path / "slow.toml"
     suite.write_text(
         'name = "slow"\nchunk_size = 2\nthreads = 1\ncontrols = false\n[[arenas]]\n'
-        'dataset = { name = "tones", parameters = { clips = 40 } }\nclassifier = { name = "bands" }\n'
+        'dataset = { name = "tones", parameters = { clips = 400 } }\nclassifier = { name = "bands" }\n'
         '[[explainers]]\nname = "ideal"\nparameters = { pause_s = 0.1 }\n[[metrics]]\nname = "mean-map"\n'
     )
     code = (
@@ -145,7 +157,7 @@ def test_ctrl_c_ends_a_run_and_its_workers_at_once_and_it_goes_on_from_there(tmp
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
     kept = len(list(tmp_path.glob("out/cells/*/*/*.json")))
-    assert 6 <= kept < 40
+    assert 6 <= kept < 400
     assert "stopped with Ctrl-C" in (tmp_path / "out" / "run.log").read_text()
 
 

@@ -202,3 +202,14 @@ def test_numbers_of_recordings_in_the_order_of_their_names_give_what_the_names_g
         of_names, of_numbers = (bootstrap(values, given, statistic, draws=100).drawn for given in (groups, places))
         np.testing.assert_array_equal(of_names, of_numbers)
     np.testing.assert_array_equal(group_means(values, groups), group_means(values, places))
+
+
+@pytest.mark.parametrize(("n", "n_groups"), [(400, 400), (3000, 40), (3001, 2)])
+def test_the_window_about_the_middle_is_as_wide_as_the_medians_of_resamples_need(n: int, n_groups: int) -> None:
+    """With few recordings that lie apart a resample's median is anywhere."""
+    generator = np.random.default_rng(8)
+    places = generator.integers(0, n_groups, size=n)
+    values = np.round(generator.normal(size=n), 1) + 3 * (places % 5)
+    groups = [f"g{place:04d}" for place in places]
+    wanted = slow_draws(values, groups, np.median, 40, 2)
+    np.testing.assert_array_equal(bootstrap(values, groups, np.median, draws=40, seed=2).drawn, wanted)

@@ -255,7 +255,7 @@ def test_json_has_the_documented_shape() -> None:
     more = {
         "explainers": {"paper", "scope", "needs", "resources", "api"},
         "metrics": {"metric_version", "paper", "columns", "needs", "refused", "attribution_only", "api"},
-        "classifiers": {"paper"},
+        "classifiers": {"paper", "retrain"},
         "datasets": {"paper", "licence"},
         "commands": {"section"},
     }

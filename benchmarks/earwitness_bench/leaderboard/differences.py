@@ -82,10 +82,11 @@ class Agreement:
 def differences(scores: ArenaScores, methods: Sequence[str], columns: Sequence[Column]) -> tuple[Difference, ...]:
     """Over all headline columns together, then in each of them; without those that fewer than two methods, or two
     recordings, were scored in."""
-    tables = [(column, *scores.matrix(methods, column)) for column in columns] if methods else []
-    found = [_over_all(methods, tables)] if len(tables) > 1 else []
+    if not methods:
+        return ()
+    found = [_over_all(scores, methods, columns)] if len(columns) > 1 else []
     found += [
-        _difference(column["title"], methods, values, groups, sign_of(column)) for column, values, groups in tables
+        _difference(column["title"], methods, *scores.matrix(methods, column), sign_of(column)) for column in columns
     ]
     return tuple(one for one in found if one is not None)
 
@@ -102,23 +103,22 @@ def agreement(values: Floats, methods: int, columns: Sequence[Column]) -> Agreem
     )
 
 
-def _over_all(methods: Sequence[str], tables: list[tuple[Column, Floats, Groups]]) -> Difference | None:
-    """Each recording's mean ranks over columns, as scores of which lower is better."""
-    sizes = {len(groups) for _, _, groups in tables}
-    if len(sizes) > 1:  # an unfinished run: the columns are of other clips
+def _over_all(scores: ArenaScores, methods: Sequence[str], columns: Sequence[Column]) -> Difference | None:
+    """Each recording's mean ranks over columns, as scores of which lower is better. One column is held at a time."""
+    gaps = [np.isnan(scores.matrix(methods, column)[0]) for column in columns]
+    if len({len(gap) for gap in gaps}) > 1:  # an unfinished run: the columns are of other clips
         return None
-    stacked = np.stack([values * sign_of(column) for column, values, _ in tables], 2)  # clips, methods, columns
-    present = [not np.isnan(own).all(0).any() for own in stacked.transpose(1, 0, 2)]
-    scored = stacked[:, present]
-    flat = scored.reshape(len(scored), scored.shape[1] * scored.shape[2])
-    by_group = group_means(flat, tables[0][2])
-    by_group = by_group.reshape(len(by_group), *scored.shape[1:])
-    n_whole = int(complete(flat).sum())
-    ranks = ranks_within(by_group.transpose(0, 2, 1), higher_is_better=True).mean(1)
+    present = [not any(gap[:, place].all() for gap in gaps) for place in range(len(methods))]
+    whole = ~np.any([gap[:, present].any(1) for gap in gaps], axis=0)
+    ranks: Floats = np.zeros(())
+    for column in columns:
+        values, groups = scores.matrix(methods, column)
+        by_group = group_means(values[whole][:, present] * sign_of(column), groups[whole])
+        ranks = ranks + ranks_within(by_group, higher_is_better=True)
     names = [name for name, there in zip(methods, present, strict=True) if there]
     absent = tuple(name for name, there in zip(methods, present, strict=True) if not there)
-    counts = (n_whole, len(flat) - n_whole)
-    return _tested(ALL, names, ranks, higher_is_better=False, counts=counts, absent=absent)
+    counts = (int(whole.sum()), int((~whole).sum()))
+    return _tested(ALL, names, ranks / len(columns), higher_is_better=False, counts=counts, absent=absent)
 
 
 def _difference(title: str, methods: Sequence[str], values: Floats, groups: Groups, sign: float) -> Difference | None:

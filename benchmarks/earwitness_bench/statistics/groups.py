@@ -24,7 +24,8 @@ def some_groups(groups: Groups, kept: NDArray[np.bool_]) -> Groups:
     """The groups of some rows: ``kept`` (n,) says which."""
     if isinstance(groups, np.ndarray):
         return groups[kept]
-    return np.asarray(groups, dtype=object)[kept].tolist()
+    left: list[str] = np.asarray(groups, dtype=object)[kept].tolist()
+    return left
 
 
 def complete(values: Floats) -> NDArray[np.bool_]:

@@ -94,7 +94,9 @@ def friedman(scores: Floats, *, higher_is_better: bool) -> Friedman:
     n, k = scores.shape
     ranks = ranks_within(scores, higher_is_better=higher_is_better)
     mean = ranks.mean(0) if n else np.full(k, math.nan)
-    ties = sum(int((t**3 - t).sum()) for t in (np.unique(row, return_counts=True)[1] for row in ranks))
+    # Each of t methods that tie has t equals, itself included: t^3 - t is the sum of t^2 - 1 over them.
+    equals = sum((ranks == own[:, None]).astype(np.int64) for own in ranks.T)
+    ties = int((np.asarray(equals) ** 2 - 1).sum())
     correction = 1 - ties / (n * k * (k**2 - 1)) if n and k > 1 else 0.0
     if n < 2 or k < 2 or correction <= 0:
         return Friedman(math.nan, math.nan, math.nan, math.nan, mean, n)

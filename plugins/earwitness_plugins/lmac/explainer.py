@@ -108,7 +108,7 @@ class LMAC:
         out_loss: OutLoss = "bounded",
         in_weight: float = 8.0,
         out_weight: float = 4.0,
-        sparsity: float = 2.0,
+        sparsity: float = 1.0,
         tv: float = 0.0,
         steps: int = 3000,
         batch_size: int = 16,

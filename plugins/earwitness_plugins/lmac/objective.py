@@ -37,7 +37,7 @@ class Objective:
 
     in_weight: float = 8.0
     out_weight: float = 4.0
-    sparsity: float = 2.0
+    sparsity: float = 1.0
     tv: float = 0.0
     out_loss: OutLoss = "bounded"
 
