@@ -44,12 +44,12 @@ UNITS_OF_WORKER = 400
 """At most so many for each worker are simulated: of a longer run the last minutes would weigh even less."""
 
 RAY_S = 0.0007
-"""What Ray's driver takes of its core for one task, measured with one actor and no work (Ray 2.56)."""
+"""What Ray's driver takes of its core for one task, measured with one actor and no work (Ray 2.60)."""
 
-BEFORE_UNIT_S = {4: 0.026e-3, 32: 0.041e-3, 128: 0.188e-3, 512: 0.574e-3, 2048: 3.25e-3}
+BEFORE_UNIT_S = {4: 0.027e-3, 32: 0.041e-3, 128: 0.103e-3, 512: 0.371e-3, 2048: 1.675e-3}
 """The scheduler of revision 6a9adc6, which looked at all workers for each unit, measured as here."""
 
-BEFORE_KEYS_S = 300e-6
+BEFORE_KEYS_S = 198e-6
 """A unit's keys and its share of plan.json in that revision, with two metrics."""
 
 
