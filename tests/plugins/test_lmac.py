@@ -447,7 +447,6 @@ def test_explaining_before_fitting_says_how_to_fit() -> None:
         {"out_loss": "unbounded"},
         {"steps": 0},
         {"finetune_steps": -1},
-        {"steps": 0},
         {"learning_rate": 0.0},
         {"budget_share": 1.5},
         {"budget_share": 0.5, "binarize": True},

@@ -79,8 +79,8 @@ class Material:
     seed : int
         Decides batches and noise.
     noise : str, optional
-        A name for :func:`~earwitness_plugins.lmac.noise.find_noise`, or ``"clips"`` for other clips of the data set; new
-        noise in each epoch.
+        A name for :func:`~earwitness_plugins.lmac.noise.find_noise`, or ``"clips"`` for other clips of the data set;
+        new noise in each epoch.
     noise_snr_db : float
 
     Raises
