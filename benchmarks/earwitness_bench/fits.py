@@ -1,27 +1,34 @@
-"""Fits what a suite says must be fitted: once for each arena's classifier, and found again by all its settings."""
+"""Fits what a suite says must be fitted, once for each arena's classifier, and trains the classifiers that must be.
+
+Both are found again by all their settings.
+"""
 
 from __future__ import annotations
 
 import functools
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from earwitness.artifacts import digest_of
 from earwitness.clips import Dataset
 from earwitness.errors import CheckpointError, ConfigurationError, PluginError, StoreError
-from earwitness.fitting import fit, fitted_identity
+from earwitness.fitting import fit, fitted_identity, train
 from earwitness.loading import load_dataset
 from earwitness.parameters import resolved_parameters
 from earwitness.protocols import Progress
-from earwitness.registry import Registry
+from earwitness.registry import Offer, Registry
+from earwitness.specs import ExplainerSpec
 from earwitness_bench.identity import plugin_identity
 from earwitness_bench.isolation import isolated
 from earwitness_bench.monitor import Observer, Passing
 from earwitness_bench.plan import Stage, explainer_parameters
 from earwitness_bench.store import Store
-from earwitness_bench.suite import ExplainerEntry, Fit, Reference, Suite
+from earwitness_bench.suite import Arena, Fit, Reference, Suite
 
 NOT_FITTED = "it has not been fitted yet"
 
@@ -61,27 +68,18 @@ def fit_all(
             fitted[entry.title] = Path(entry.checkpoint)
         if entry.fit is None:
             continue
-        offer = registry.explainer(entry.name)
-        parameters = explainer_parameters(suite, entry, offer.spec)
-        data = _Data.of(entry.fit, registry)
-        seed = suite.seed if entry.fit.seed is None else entry.fit.seed
-        identity = {
-            "environment": env,
-            "explainer": [offer.qualified_name, plugin_identity(offer)],  # type: ignore[arg-type]
-            "parameters": resolved_parameters(offer.spec, parameters),
-            "classifier": stage.classifier.checksum,
-            **data.identity(),
-            "seed": seed,
-        }
-        folder = store.folder / "fits" / f"{offer.spec.name}-{digest_of(identity)[:16]}"
+        parameters = explainer_parameters(suite, entry, registry.explainer(entry.name).spec)
+        wanted = _Wanted.of(entry.name, parameters, entry.fit, suite, registry)
+        folder = wanted.folder(store, env, classifier=stage.classifier.checksum)
         if observer is None:
             fitted[entry.title] = _found(folder) or NOT_FITTED
             continue
-        report = functools.partial(_fitting, observer, entry.title)
+        classifier = stage.classifier.to(stage.classifier.device)
+        report = functools.partial(_passing, observer, f"fitting {entry.title}")
         try:
-            completed = entry.model_copy(update={"parameters": parameters})
             with store.alone(folder.name):
-                _fit_or_load(registry, completed, stage, data, folder, seed, report)
+                work = functools.partial(fit, registry, entry.name, classifier, **wanted.call(folder, report))
+                _again_if_damaged(work, folder, wanted.seed, classifier.device)
         except (ConfigurationError, PluginError, StoreError):
             raise
         except (Exception, SystemExit) as error:
@@ -91,26 +89,98 @@ def fit_all(
     return fitted
 
 
-@dataclass(frozen=True, eq=False)
-class _Data:
-    """What a fit is given."""
+def trained_network(
+    suite: Suite,
+    arena: Arena,
+    store: Store,
+    registry: Registry,
+    env: dict[str, Any],
+    *,
+    device: torch.device | str,
+    observer: Observer | None = None,
+) -> Path:
+    """The folder of an arena's own classifier; trained, unless it was before.
 
+    Parameters
+    ----------
+    suite, store, registry, env, observer
+        See :func:`fit_all`.
+    arena : Arena
+        With ``train``.
+    device : torch.device or str
+        To train on.
+
+    Raises
+    ------
+    ConfigurationError
+        It has not been trained, and without an observer it is not going to be.
+    """
+    assert arena.train is not None
+    wanted = _Wanted.of(arena.classifier.name, arena.classifier.parameters, arena.train, suite, registry)
+    folder = wanted.folder(store, env)
+    if observer is None:
+        if (found := _found(folder)) is None:
+            raise ConfigurationError(
+                f"{arena.title}: its classifier has not been trained yet, so nobody knows what there is to do. Run the "
+                "suite, which trains it first."
+            )
+        return found
+    report = functools.partial(_passing, observer, f"training {arena.classifier.short_name}")
+    with store.alone(folder.name):
+        work = functools.partial(train, registry, arena.classifier.name, device=device, **wanted.call(folder, report))
+        _again_if_damaged(work, folder, wanted.seed, torch.device(device))
+    return folder
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """A fit, or a training, with its data at hand."""
+
+    offer: Offer[ExplainerSpec]
+    parameters: dict[str, Any]
     train: Dataset
     validation: Dataset | None
+    seed: int
 
     @classmethod
-    def of(cls, named: Fit, registry: Registry) -> _Data:
+    def of(cls, name: str, parameters: Mapping[str, Any], named: Fit, suite: Suite, registry: Registry) -> _Wanted:
         def load(reference: Reference) -> Dataset:
             return load_dataset(reference.name, parameters=reference.parameters, plugins=registry)
 
-        return cls(load(named), None if named.validation is None else load(named.validation))
+        return cls(
+            registry.explainer(name),
+            dict(parameters),
+            load(named),
+            None if named.validation is None else load(named.validation),
+            suite.seed if named.seed is None else named.seed,
+        )
 
-    def identity(self) -> dict[str, Any]:
+    def folder(self, store: Store, env: dict[str, Any], **more: str) -> Path:
+        """Where it lies: a name of its own for each combination of settings."""
         sets = {"train": self.train, "validation": self.validation}
+        identity = {
+            "environment": env,
+            "explainer": [self.offer.qualified_name, plugin_identity(self.offer)],
+            "parameters": resolved_parameters(self.offer.spec, self.parameters),
+            **more,
+            **{
+                name: [[clip.clip_id, clip.labels, clip.fingerprint] for clip in data.entries]
+                for name, data in sets.items()
+                if data is not None
+            },
+            "seed": self.seed,
+        }
+        return store.folder / "fits" / f"{self.offer.spec.name}-{digest_of(identity)[:16]}"
+
+    def call(self, folder: Path, report: Progress) -> dict[str, Any]:
+        """What :func:`earwitness.fitting.fit` and :func:`earwitness.fitting.train` are both given."""
         return {
-            name: [[clip.clip_id, clip.labels, clip.fingerprint] for clip in data.entries]
-            for name, data in sets.items()
-            if data is not None
+            "train": self.train,
+            "folder": folder,
+            "validation": self.validation,
+            "parameters": self.parameters,
+            "seed": self.seed,
+            "progress": report,
         }
 
 
@@ -122,24 +192,12 @@ def _found(folder: Path) -> Path | None:
     return folder
 
 
-def _fit_or_load(
-    registry: Registry, entry: ExplainerEntry, stage: Stage, data: _Data, folder: Path, seed: int, report: Progress
-) -> None:
-    """Fit into a folder that is named after all the settings: what does not load from it is damaged."""
+def _again_if_damaged(work: Callable[[], object], folder: Path, seed: int, device: torch.device) -> None:
+    """Work into a folder that is named after all the settings: what does not load from it is damaged."""
     for attempt in range(2):
         try:
-            with isolated(seed, stage.classifier.device):
-                fit(
-                    registry,
-                    entry.name,
-                    stage.classifier.to(stage.classifier.device),
-                    data.train,
-                    folder,
-                    validation=data.validation,
-                    parameters=entry.parameters,
-                    seed=seed,
-                    progress=report,
-                )
+            with isolated(seed, device):
+                work()
             return
         except CheckpointError:
             if attempt:
@@ -149,5 +207,5 @@ def _fit_or_load(
             folder.replace(set_aside)
 
 
-def _fitting(observer: Observer, title: str, done: int, total: int, text: str) -> None:
-    observer(Passing(f"fitting {title}: {text}, {done} of {total}"))
+def _passing(observer: Observer, what: str, done: int, total: int, text: str) -> None:
+    observer(Passing(f"{what}: {text}, {done} of {total}"))

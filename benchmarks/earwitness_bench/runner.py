@@ -12,11 +12,11 @@ import torch
 
 from earwitness.classifier import AudioClassifier
 from earwitness.errors import StoreError
-from earwitness.loading import load_classifier, load_dataset
+from earwitness.loading import load_classifier, load_dataset, load_self_explaining
 from earwitness.registry import Registry
 from earwitness_bench.engines import Engine, Serial
 from earwitness_bench.engines.process import Setup, cpu_threads
-from earwitness_bench.fits import fit_all
+from earwitness_bench.fits import fit_all, trained_network
 from earwitness_bench.identity import environment, machine
 from earwitness_bench.monitor import Observer, Passing, Planned, Said, silent
 from earwitness_bench.plan import Lineup, Plan, make_contestants, make_judges, make_stage
@@ -213,13 +213,12 @@ def _lineup(
 ) -> tuple[Lineup, list[str]]:
     (observer or silent)(Passing(f"loading {arena.title}"))
     dataset = load_dataset(arena.dataset.name, parameters=arena.dataset.parameters, plugins=registry)
-    classifier = load_classifier(
-        arena.classifier.name,
-        parameters=arena.classifier.parameters,
-        device=device,
-        precision=suite.precision,
-        plugins=registry,
-    )
+    ready: Any = {"device": device, "precision": suite.precision, "plugins": registry}
+    if arena.train is None:
+        classifier = load_classifier(arena.classifier.name, parameters=arena.classifier.parameters, **ready)
+    else:
+        folder = trained_network(suite, arena, store, registry, env, device=device, observer=observer)
+        classifier, _ = load_self_explaining(arena.classifier.name, folder, **ready)
     stage = make_stage(suite, arena, dataset, classifier)
     fitted = fit_all(suite, stage, store, registry, env, observer=observer)
     contestants = make_contestants(suite, registry, fitted)

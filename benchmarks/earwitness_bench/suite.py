@@ -95,12 +95,23 @@ class ExplainerEntry(Reference):
 
 
 class Arena(_Section):
-    """A classifier and the recordings on which its decisions are explained. ``clips`` takes the first that many."""
+    """A classifier and the recordings on which its decisions are explained. ``clips`` takes the first that many.
+
+    ``train`` names the data that a classifier which explains itself is trained on first; ``classifier`` then has the
+    parameters of its training.
+    """
 
     dataset: Reference
     classifier: Reference
+    train: Fit | None = None
     label: str = ""
     clips: Annotated[int, Field(ge=1, strict=True)] | None = None
+
+    @model_validator(mode="after")
+    def _trained_once(self) -> Self:
+        if self.train is not None and self.train.seeds is not None:
+            raise ValueError("a classifier is trained once: give seed, not seeds, or an arena for each")
+        return self
 
     @property
     def title(self) -> str:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from earwitness.errors import CheckpointError
-from earwitness.fitting import train
+from earwitness.errors import CheckpointError, ConfigurationError
 from earwitness.loading import load_dataset
 from earwitness.registry import registry
 from earwitness_bench.leaderboard import FORMATS, Table, make_tables
 from earwitness_bench.leaderboard.sections import sections
 from earwitness_bench.results import write_parquet
-from earwitness_bench.runner import run_suite
+from earwitness_bench.runner import make_plan, run_suite
 from earwitness_bench.store import Store
-from earwitness_bench.suite import Arena, Reference, Suite, load_suite
+from earwitness_bench.suite import Arena, Fit, Reference, Suite, load_suite
 from handmade import CONTROLS, ROWS, Values, constant, table_of, write
 
 MODEL = {
@@ -25,35 +26,42 @@ MODEL = {
 TOY = {"split": "test", "clips": 8}
 
 
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An APNet, trained for a second."""
-    folder = tmp_path_factory.mktemp("by-design") / "net"
-    data = load_dataset("earwitness:toy", parameters={"clips": 16})
-    training = {"epochs": 2, "batch_size": 8, "prototypes": "data", "class_blocks": True}
-    train(registry(), "earwitness:apnet", data, folder, parameters={"model": MODEL, "training": training})
-    return folder
+TRAINING = {"epochs": 2, "batch_size": 8, "prototypes": "data", "class_blocks": True}
 
 
-def toy_suite(network: Path) -> Suite:
+def toy_suite(**arena: Any) -> Suite:
     """The shipped suite on synthetic sounds, with fewer metrics."""
-    arena = Arena(
-        dataset=Reference(name="earwitness:toy", parameters=TOY),
-        classifier=Reference(name="earwitness:apnet", parameters={"weights": str(network)}),
-    )
+    parameters = {"model": MODEL, "training": TRAINING}
+    settings: dict[str, Any] = {
+        "dataset": Reference(name="earwitness:toy", parameters=TOY),
+        "classifier": Reference(name="earwitness:apnet", parameters=parameters),
+        "train": Fit(name="earwitness:toy", parameters={"clips": 16}),
+    }
     metric = Reference(name="earwitness:matched-budget-soft", parameters={"budgets": [0.2, 0.8]})
-    changes = {"arenas": (arena,), "metrics": (metric,), "threads": 0}
+    changes = {"arenas": (Arena(**{**settings, **arena}),), "metrics": (metric,), "threads": 0}
     return load_suite("by_design").model_copy(update=changes)
 
 
 @pytest.fixture(scope="module")
-def table(network: Path, tmp_path_factory: pytest.TempPathFactory) -> Table:
-    out = tmp_path_factory.mktemp("results")
-    summary = run_suite(toy_suite(network), out, registry=registry())
-    assert not summary.failed
-    store = Store(out)
+def results(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A run that trains its network, for a second."""
+    store = Store(tmp_path_factory.mktemp("results"), create=True)
+    with pytest.raises(ConfigurationError, match="has not been trained yet"):
+        make_plan(toy_suite(), store, registry=registry())
+    assert not run_suite(toy_suite(), store.folder, registry=registry()).failed
     write_parquet(store)
-    return table_of(store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def network(results: Store) -> Path:
+    (folder,) = (results.folder / "fits").glob("apnet-*")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(results: Store) -> Table:
+    return table_of(results)
 
 
 def test_a_model_explains_itself_in_a_suite_beside_gradients_on_its_network(table: Table) -> None:
@@ -93,9 +101,30 @@ def test_it_has_a_table_of_its_own_with_the_accuracy(table: Table) -> None:
         assert "apnet" in write_as([table]), name
 
 
-def test_a_network_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_it_is_trained_once_and_again_where_it_is_damaged(results: Store, network: Path) -> None:
+    before = (network / "explainer.safetensors").read_bytes()
+    assert run_suite(toy_suite(), results.folder, registry=registry()).explained == 0
+    assert (network / "explainer.safetensors").read_bytes() == before
+    (network / "explainer.safetensors").write_bytes(before[:-9])
+    assert run_suite(toy_suite(), results.folder, registry=registry()).explained == 0, "the same network again"
+    assert (network / "explainer.safetensors").read_bytes() == before
+
+
+def test_a_network_that_was_trained_before_will_do(network: Path, tmp_path: Path) -> None:
+    def suite(folder: Path) -> Suite:
+        trained = Reference(name="earwitness:apnet", parameters={"weights": str(folder)})
+        return toy_suite(classifier=trained, train=None)
+
+    assert not run_suite(suite(network), tmp_path / "out", registry=registry()).failed
     with pytest.raises(CheckpointError, match="Fit it first"):
-        run_suite(toy_suite(tmp_path / "nowhere"), tmp_path / "out", registry=registry())
+        run_suite(suite(tmp_path / "nowhere"), tmp_path / "none", registry=registry())
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no classifier of its own"):
+        run_suite(toy_suite(classifier=Reference(name="earwitness:l2i")), tmp_path, registry=registry())
+    with pytest.raises(ValidationError, match="trained once"):
+        toy_suite(train=Fit(name="earwitness:toy", seeds=(0, 1)))
 
 
 def test_where_nothing_explains_itself_or_decisions_are_not_explained_there_is_no_such_table(tmp_path: Path) -> None:
