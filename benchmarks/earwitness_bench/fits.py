@@ -160,7 +160,7 @@ class _Wanted:
         sets = {"train": self.train, "validation": self.validation}
         identity = {
             "environment": env,
-            "explainer": [self.offer.qualified_name, plugin_identity(self.offer)],
+            "explainer": [self.offer.qualified_name, plugin_identity(self.offer)],  # type: ignore[arg-type]
             "parameters": resolved_parameters(self.offer.spec, self.parameters),
             **more,
             **{
