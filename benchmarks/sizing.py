@@ -29,9 +29,11 @@ from earwitness.clips import Dataset, Entry
 from earwitness.loading import load_classifier, load_dataset
 from earwitness.registry import registry
 from earwitness_bench.arena_table import read_arena
+from earwitness_bench.contestants import make_contestants
 from earwitness_bench.identity import environment
-from earwitness_bench.plan import Lineup, Plan, make_contestants, make_judges, make_stage
+from earwitness_bench.plan import Lineup, Plan, make_judges
 from earwitness_bench.scheduling import Schedule
+from earwitness_bench.stages import make_stage
 from earwitness_bench.store import DEEP_CELLS, Store
 from earwitness_bench.suite import parse_suite
 from earwitness_bench.tasks import Outcome, Task

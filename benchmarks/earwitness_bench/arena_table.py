@@ -6,6 +6,7 @@ mapped into memory: the system holds what is in use, and no more than it has.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ class ArenaTable:
     series: dict[tuple[str, str, str], Series] = field(default_factory=dict)
     explanations: dict[str, Explanations] = field(default_factory=dict)
     missing: int = 0
-    _shelf: _Shelf = field(default_factory=lambda: _Shelf(0))
+    _shelf: _Shelf = field(default_factory=lambda: _Shelf(0, 0))
 
     @classmethod
     def of(cls, facts: dict[str, tuple[str, int]], n_series: int) -> ArenaTable:
@@ -88,7 +89,7 @@ class ArenaTable:
         _, places = np.unique(np.array([facts[name][0] for name in names], dtype=str), return_inverse=True)
         right = np.array([facts[name][1] for name in names], dtype=np.int8)
         rows = {name: place for place, name in enumerate(names)}
-        return cls(rows, places.astype(np.int64), right, _shelf=_Shelf(9 * len(rows) * n_series))
+        return cls(rows, places.astype(np.int64), right, _shelf=_Shelf(n_series, len(rows)))
 
     def places(self, rows: Sequence[str]) -> NDArray[np.intp]:
         """Where these rows are.
@@ -116,10 +117,15 @@ class ArenaTable:
         Raises
         ------
         StoreError
-            One of them is there.
+            One of them is there; or there are not as many values, and outcomes, as rows.
         """
+        if not len(places) == len(values) == len(outcomes):
+            raise StoreError(
+                f"Results of {list(key)} are of {len(places)} rows, with {len(values)} values and {len(outcomes)} "
+                "outcomes. Was a cell changed by hand?"
+            )
         if key not in self.series:
-            self.series[key] = self._shelf.series(len(self.rows))
+            self.series[key] = self._shelf.series()
         found = self.series[key]
         if found.kinds[places].any() or len(set(places.tolist())) < len(places):
             raise StoreError(f"Results of {list(key)} stand twice. Was a cell copied by hand?")
@@ -129,24 +135,31 @@ class ArenaTable:
 
 
 class _Shelf:
-    """Room for arrays: in memory, or in a temporary file that goes when nobody looks at it."""
+    """Room for so many series of n rows: in memory, or in a temporary file that goes when nobody looks at it.
 
-    def __init__(self, n_bytes: int) -> None:
-        self._file = tempfile.TemporaryFile() if n_bytes > IN_MEMORY_BYTES else None  # noqa: SIM115 - as long as this
-        self._end = 0
+    All series lie in two arrays, because each array in a file keeps a descriptor open, and a process has about a
+    thousand of them.
+    """
 
-    def series(self, n: int) -> Series:
+    def __init__(self, n_series: int, n: int) -> None:
+        on_disk = 9 * n_series * n > IN_MEMORY_BYTES
+        self._values = _room(np.dtype(np.float64), (n_series, n), on_disk)
+        self._kinds = _room(np.dtype(np.uint8), (n_series, n), on_disk)
+        self._taken = 0
+
+    def series(self) -> Series:
         """One more, without scores."""
-        values, kinds = self._array(np.dtype(np.float64), n), self._array(np.dtype(np.uint8), n)
-        values[:] = np.nan
-        return Series(values, kinds)
+        place, self._taken = self._taken, self._taken + 1
+        self._values[place] = np.nan
+        return Series(self._values[place], self._kinds[place])
 
-    def _array(self, dtype: np.dtype[Any], n: int) -> NDArray[Any]:
-        if self._file is None or not n:
-            return np.zeros(n, dtype)
-        start, self._end = self._end, self._end + -(-n * dtype.itemsize // 8) * 8
-        self._file.truncate(self._end)
-        return np.memmap(self._file, dtype, "r+", offset=start, shape=(n,))
+
+def _room(dtype: np.dtype[Any], shape: tuple[int, int], on_disk: bool) -> NDArray[Any]:
+    """Zeros."""
+    if not on_disk or not math.prod(shape):
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def kinds_of(outcomes: Sequence[str]) -> Kinds:
@@ -188,20 +201,23 @@ def _from_cells(store: Store, plan: dict[str, Any], arena: dict[str, Any]) -> Ar
 
 
 def _facts(store: Store, arena: dict[str, Any]) -> dict[str, tuple[str, int]]:
-    """The group of each row, and whether it is right: from the first explainer that has come to it and knows."""
+    """The group of each row and whether it is right, as in :class:`ArenaTable`: from the first explainer that knows."""
     facts: dict[str, tuple[str, int]] = {}
     for cells in zip(*(explainer["cells"] for explainer in arena["explainers"]), strict=True):
         for cell in cells:
             explained = store.read_cell("explain", cell["explain"])
             rows = explained["rows"] if explained else ()
-            facts |= {row["row"]: (str(row["group"]), _rightness(is_right(row))) for row in rows}
+            for row in rows:
+                _learn(facts, row["row"], str(row["group"]), is_right(row))
             if rows and all(row["target"] is not None for row in rows):
                 break
     return facts
 
 
-def _rightness(right: bool | None) -> int:
-    return -1 if right is None else int(right)
+def _learn(facts: dict[str, tuple[str, int]], row: str, group: str, right: bool | None) -> None:
+    """What one explainer knows of a row is kept when the next one does not know it, as where it could not be fitted."""
+    if row not in facts or facts[row][1] < 0:
+        facts[row] = group, -1 if right is None else int(right)
 
 
 def _from_parquet(store: Store, arena: dict[str, Any]) -> ArenaTable:
@@ -210,10 +226,8 @@ def _from_parquet(store: Store, arena: dict[str, Any]) -> ArenaTable:
         facts: dict[str, tuple[str, int]] = {}
         for n in own:
             rows = file.read_row_group(n, columns=["row", "group", "right"]).to_pydict()
-            facts |= {
-                row: (group, _rightness(right))
-                for row, group, right in zip(rows["row"], rows["group"], rows["right"], strict=True)
-            }
+            for row, group, right in zip(rows["row"], rows["group"], rows["right"], strict=True):
+                _learn(facts, row, group, right)
         table = ArenaTable.of(facts, sum(_columns_in(file, n) for n in own))
         for n in own:
             _enter_row_group(table, file, n)
@@ -243,4 +257,4 @@ def _arena_of(file: pq.ParquetFile, number: int) -> str:
 
 
 def _columns_in(file: pq.ParquetFile, number: int) -> int:
-    return len(set(file.read_row_group(number, columns=["column"])["column"].unique().to_pylist()))
+    return len(file.read_row_group(number, columns=["column"])["column"].unique())

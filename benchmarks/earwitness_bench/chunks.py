@@ -14,7 +14,8 @@ from earwitness.clips import Batch, Clip, Dataset
 from earwitness.errors import AudioError, EarwitnessError, ExplanationError, NotApplicableError
 from earwitness.random import stream_seed
 from earwitness.render import Scene
-from earwitness_bench.plan import Stage, Unit
+from earwitness_bench.plan import Unit
+from earwitness_bench.stages import Stage
 from earwitness_bench.suite import Suite
 
 

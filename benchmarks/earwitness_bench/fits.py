@@ -23,10 +23,11 @@ from earwitness.parameters import resolved_parameters
 from earwitness.protocols import Progress
 from earwitness.registry import Offer, Registry
 from earwitness.specs import ExplainerSpec
+from earwitness_bench.contestants import explainer_parameters
 from earwitness_bench.identity import plugin_identity
 from earwitness_bench.isolation import isolated
 from earwitness_bench.monitor import Observer, Passing
-from earwitness_bench.plan import Stage, explainer_parameters
+from earwitness_bench.stages import Stage
 from earwitness_bench.store import Store
 from earwitness_bench.suite import Arena, Fit, Reference, Suite
 
@@ -160,7 +161,7 @@ class _Wanted:
         sets = {"train": self.train, "validation": self.validation}
         identity = {
             "environment": env,
-            "explainer": [self.offer.qualified_name, plugin_identity(self.offer)],  # type: ignore[arg-type]
+            "explainer": [self.offer.qualified_name, plugin_identity(self.offer)],
             "parameters": resolved_parameters(self.offer.spec, self.parameters),
             **more,
             **{

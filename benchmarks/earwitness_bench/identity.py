@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from earwitness.registry import Offer
-from earwitness.specs import Spec
 
 LIBRARIES = ("torch", "torchaudio", "captum", "zennit", "quantus", "numpy", "scipy", "librosa", "soxr", "soundfile")
 
@@ -58,7 +57,7 @@ def _processor() -> str:
     return models[0] if models else platform.machine()
 
 
-def plugin_identity(offer: Offer[Spec]) -> str:
+def plugin_identity(offer: Offer[Any]) -> str:
     """Distribution and version of a plugin, plus a hash of its sources where the version alone may lie."""
     return distribution_identity(offer.origin.distribution, offer.spec.target.split(".")[0].split(":")[0])
 

@@ -2,79 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from earwitness.artifacts import canonical_json
-from earwitness.batching import plan_chunks
-from earwitness.classifier import AudioClassifier
-from earwitness.clips import Dataset
-from earwitness.errors import ConfigurationError
-from earwitness.fitting import fit_facts, fitted_identity
-from earwitness.parameters import resolved_parameters, takes
+from earwitness.fitting import fit_facts
+from earwitness.parameters import resolved_parameters
 from earwitness.registry import Registry
-from earwitness.specs import ExplainerSpec, MetricSpec
+from earwitness.specs import MetricSpec
+from earwitness_bench.contestants import Contestant
 from earwitness_bench.identity import plugin_identity
 from earwitness_bench.planned_keys import Form
-from earwitness_bench.suite import Arena, ExplainerEntry, Reference, Suite
-
-CONTROLS = tuple(
-    ExplainerEntry(name=f"earwitness:{name}", label=name)
-    for name in ("uniform-noise", "loudness", "constant-gain", "all-ones", "all-zeros")
-)
-"""What runs in every suite, beside each method's own maps shuffled over clips. By their full names: another
-distribution may offer its own ``loudness``."""
-
-SHUFFLED = "shuffled"
-"""Prefix of the control that gives each clip the map that a method made for another."""
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """An arena with its data and classifier at hand, and its chunks: tuples of (clip index, label or None)."""
-
-    arena: Arena
-    dataset: Dataset
-    classifier: AudioClassifier
-    chunks: tuple[tuple[tuple[int, str | None], ...], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Contestant:
-    """An explainer that is scored.
-
-    Attributes
-    ----------
-    title : str
-        Name in tables.
-    entry, spec
-        From the suite, and from its plugin.
-    parameters : dict
-        The entry's, with what the suite sets for all explainers.
-    identity : dict
-        All of it that can change numbers.
-    fitted : Path or str or None
-        Folder of the fitted explainer; or why it could not be fitted; None where nothing is fitted.
-    shuffle_of : str or None
-        For the control made of another contestant's maps: that one's title.
-    """
-
-    title: str
-    entry: ExplainerEntry
-    spec: ExplainerSpec
-    parameters: dict[str, Any]
-    identity: dict[str, Any]
-    fitted: Path | str | None = None
-    shuffle_of: str | None = None
-
-    @property
-    def is_control(self) -> bool:
-        """Whether it is never ranked."""
-        return self.spec.scope == "control" or self.shuffle_of is not None
+from earwitness_bench.stages import Stage
+from earwitness_bench.suite import Reference, Suite
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,105 +233,6 @@ def _arena_document(lineup: Lineup) -> dict[str, Any]:
     }
 
 
-def make_stage(suite: Suite, arena: Arena, dataset: Dataset, classifier: AudioClassifier) -> Stage:
-    """Chunk an arena's clips: shuffled by seed, then bucketed by length.
-
-    Raises
-    ------
-    ConfigurationError
-        Two clips have one identity; or the suite explains the clips' labels, and a clip has none, or one that the
-        classifier does not know; or the route is not open for this classifier.
-    """
-    stft = classifier.listening
-    if suite.route == "spectrogram" and not classifier.front_end.shares_stft(
-        n_fft=stft.n_fft, hop_length=stft.hop_length, rate=stft.rate
-    ):
-        raise ConfigurationError(
-            f"{arena.title}: route = 'spectrogram' needs a classifier whose STFT is the listening one. Use 'waveform'."
-        )
-    entries = list(dataset.entries)[: arena.clips]
-    repeated = [clip_id for clip_id, count in Counter(entry.clip_id for entry in entries).items() if count > 1]
-    if repeated:
-        raise ConfigurationError(f"{arena.title}: these clips are there more than once: {repeated[:12]}.")
-    rows: dict[int, tuple[str | None, ...]] = dict.fromkeys(range(len(entries)), (None,))
-    if suite.target == "label":
-        unknown = {label for entry in entries for label in entry.labels} - set(classifier.labels)
-        if unknown or not all(entry.labels for entry in entries):
-            raise ConfigurationError(
-                f"{arena.title}: target = 'label', but the classifier does not know {sorted(unknown)}"
-                f" (it knows {list(classifier.labels)})."
-                if unknown
-                else f"{arena.title}: target = 'label', but some clips have none. Use target = 'predicted'."
-            )
-        rows = {index: tuple(dict.fromkeys(entry.labels)) for index, entry in enumerate(entries)}
-    chunks = tuple(
-        tuple((index, label) for index in chunk for label in rows[index])
-        for chunk in plan_chunks(entries, suite.chunk_size, seed=suite.seed)
-    )
-    return Stage(arena, dataset, classifier, chunks)
-
-
-def make_contestants(suite: Suite, registry: Registry, fitted: dict[str, Path | str]) -> list[Contestant]:
-    """The suite's explainers and, if it wants them, the controls.
-
-    Parameters
-    ----------
-    suite : Suite
-    registry : Registry
-    fitted : dict of str to Path or str
-        By title: folders of the explainers that were fitted, or why they could not be.
-
-    Raises
-    ------
-    ConfigurationError
-        An explainer must be fitted, and the suite does not say to what; or an explainer has the name of a control.
-    EarwitnessError
-        An explainer or parameter does not exist.
-    """
-    contestants = [_contestant(suite, entry, registry, fitted.get(entry.title)) for entry in suite.explainers]
-    if suite.controls:
-        present = [contestant.identity for contestant in contestants]
-        controls = [_contestant(suite, entry, registry, None) for entry in CONTROLS]
-        methods = [contestant for contestant in contestants if not contestant.is_control]
-        contestants += [control for control in controls if control.identity not in present]
-        contestants += [
-            replace(
-                base,
-                title=f"{SHUFFLED}: {base.title}",
-                identity={**base.identity, "shuffled": True},
-                shuffle_of=base.title,
-            )
-            for base in methods
-        ]
-    titles = Counter(contestant.title for contestant in contestants)
-    taken = [title for title, count in titles.items() if count > 1]
-    if taken:
-        raise ConfigurationError(f"These explainers have the name of a control: {taken}. Give them another `label`.")
-    return contestants
-
-
-def explainer_parameters(suite: Suite, entry: ExplainerEntry, spec: ExplainerSpec) -> dict[str, Any]:
-    """An explainer's parameters: those of its entry, and the suite's ``memory_mb`` where it takes one."""
-    return ({"memory_mb": suite.memory_mb} if takes(spec, "memory_mb") else {}) | entry.parameters
-
-
-def _contestant(suite: Suite, entry: ExplainerEntry, registry: Registry, fitted: Path | str | None) -> Contestant:
-    offer = registry.explainer(entry.name)
-    if "fit" in offer.spec.needs and entry.fit is None and not entry.checkpoint:
-        raise ConfigurationError(
-            f"{entry.title} must be fitted first. Say to which data: fit = {{ name = 'toy' }} in its [[explainers]]; "
-            "or which fit to use: checkpoint = 'FOLDER'."
-        )
-    parameters = explainer_parameters(suite, entry, offer.spec)
-    identity: dict[str, Any] = {
-        "name": offer.qualified_name,
-        "plugin": plugin_identity(offer),  # type: ignore[arg-type]
-        "parameters": resolved_parameters(offer.spec, parameters),
-        "fitted": fitted_identity(fitted) if isinstance(fitted, Path) else fitted,
-    }
-    return Contestant(entry.title, entry, offer.spec, parameters, identity, fitted)
-
-
 def make_judges(suite: Suite, registry: Registry) -> tuple[Judge, ...]:
     """The suite's metrics."""
     judges = []
@@ -398,7 +242,7 @@ def make_judges(suite: Suite, registry: Registry) -> tuple[Judge, ...]:
             "name": offer.qualified_name,
             "version": offer.spec.version,
             "columns": [column.name for column in offer.spec.columns],
-            "plugin": plugin_identity(offer),  # type: ignore[arg-type]
+            "plugin": plugin_identity(offer),
             "parameters": resolved_parameters(offer.spec, reference.parameters),
         }
         judges.append(Judge(reference, offer.spec, identity))

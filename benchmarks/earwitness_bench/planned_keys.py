@@ -8,8 +8,6 @@ folder can write it at the same time.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from earwitness.artifacts import canonical_json
 from earwitness.errors import StoreError
+from earwitness_bench.drafts import drafted
 
 KEY_BYTES = 32
 
@@ -60,28 +59,14 @@ def write_keys(folder: Path, keys: Iterable[Sequence[str]]) -> str:
     StoreError
         It cannot be written.
     """
-    try:
-        handle, name = tempfile.mkstemp(dir=folder, prefix=".plan.keys.")
-        try:
-            digest = hashlib.sha256()
-            with os.fdopen(handle, "wb") as file:
-                for unit in keys:
-                    content = bytes.fromhex("".join(unit))
-                    digest.update(content)
-                    file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            path = folder / f"plan-{digest.hexdigest()[:16]}.keys"
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StoreError(
-            f"Cannot write the plan to {folder}: {error.strerror}. Is the folder writable, and the disk not full?"
-        ) from error
-    return path.name
+    digest = hashlib.sha256()
+    with drafted(folder / "plan.keys") as draft:
+        for unit in keys:
+            content = bytes.fromhex("".join(unit))
+            digest.update(content)
+            draft.file.write(content)
+        draft.path = folder / f"plan-{digest.hexdigest()[:16]}.keys"
+    return draft.path.name
 
 
 class PlannedCells(Sequence[Cell]):

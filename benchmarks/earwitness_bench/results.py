@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from earwitness.errors import StoreError
+from earwitness_bench.drafts import drafted
 from earwitness_bench.store import Store
 
 PARQUET = "scores.parquet"
@@ -78,23 +76,8 @@ def write_parquet(store: Store) -> None:
     """
     plan = store.read_plan()
     check_metrics(plan)
-    path = store.folder / PARQUET
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                _write_groups(store, plan, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink()
-            raise
-    except OSError as error:
-        raise StoreError(
-            f"Cannot write {path}: {error.strerror or error}. Is the folder writable, and the disk not full?"
-        ) from error
+    with drafted(store.folder / PARQUET) as draft:
+        _write_groups(store, plan, draft.file)
 
 
 def _write_groups(store: Store, plan: dict[str, Any], file: Any) -> None:

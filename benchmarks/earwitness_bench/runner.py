@@ -14,13 +14,15 @@ from earwitness.classifier import AudioClassifier
 from earwitness.errors import StoreError
 from earwitness.loading import load_classifier, load_dataset, load_self_explaining
 from earwitness.registry import Registry
+from earwitness_bench.contestants import make_contestants
 from earwitness_bench.engines import Engine, Serial
 from earwitness_bench.engines.process import Setup, cpu_threads
 from earwitness_bench.fits import fit_all, trained_network
 from earwitness_bench.identity import environment, machine
 from earwitness_bench.monitor import Observer, Passing, Planned, Said, silent
-from earwitness_bench.plan import Lineup, Plan, make_contestants, make_judges, make_stage
+from earwitness_bench.plan import Lineup, Plan, make_judges
 from earwitness_bench.scheduling import Schedule
+from earwitness_bench.stages import make_stage
 from earwitness_bench.store import Store
 from earwitness_bench.suite import Arena, Suite
 from earwitness_bench.tasks import Outcome, Task

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -221,15 +222,19 @@ class Store:
 
     def sweep(self) -> int:
         """Remove the temporary files of writers that were killed; returns how many there were."""
+        of_cells = (
+            Path(folder, name)
+            for part in ("cells", "maps")
+            for folder, _, names in os.walk(self.folder / part)
+            for name in names
+            if name.startswith(".")
+        )
         swept = 0
-        for part in ("cells", "maps"):
-            for folder, _, names in os.walk(self.folder / part):
-                for name in names:
-                    with contextlib.suppress(OSError):  # another process was faster, or the folder is not ours
-                        path = Path(folder, name)
-                        if name.startswith(".") and time.time() - path.stat().st_mtime > LEFTOVER_S:
-                            path.unlink()
-                            swept += 1
+        for path in itertools.chain(of_cells, self.folder.glob(".plan.*"), self.folder.glob(".scores.parquet.*")):
+            with contextlib.suppress(OSError):  # another process was faster, or the folder is not ours
+                if time.time() - path.stat().st_mtime > LEFTOVER_S:
+                    path.unlink()
+                    swept += 1
         return swept
 
     @contextlib.contextmanager

@@ -72,3 +72,12 @@ def json_number(value: Any) -> float | None:
     """A finite number, or None: JSON knows neither NaN nor infinity."""
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def json_ready(value: Any) -> Any:
+    """A document of dicts, lists, tuples and plain values, with None for each number that JSON has no name for."""
+    if isinstance(value, dict):
+        return {name: json_ready(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(one) for one in value]
+    return json_number(value) if isinstance(value, float) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -96,6 +97,46 @@ def test_a_table_in_a_file_is_that_in_memory(folder: Path, monkeypatch: pytest.M
     table = the_table(Store(folder))
     assert all(isinstance(series.values, np.memmap) for series in table.series.values())
     assert FORMATS["json"](make_tables(Store(folder))) == before
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no list of open files")
+def test_a_table_in_a_file_keeps_few_files_open_however_many_series_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may have about a thousand open, and each array in a file is one."""
+    monkeypatch.setattr(arena_table, "IN_MEMORY_BYTES", 0)
+    before = len(os.listdir("/dev/fd"))
+    table = ArenaTable.of({"x": ("a", 1), "y": ("b", 0)}, 100)
+    for number in range(100):
+        table.enter(
+            (f"explainer {number}", "m", "c"), np.array([1, 0]), [float(number), None], ["scored", "failed: it"]
+        )
+    assert len(os.listdir("/dev/fd")) - before <= 2
+    for number in range(100):
+        series = table.series[f"explainer {number}", "m", "c"]
+        np.testing.assert_array_equal(series.values, [np.nan, number])
+        assert series.kinds.tolist() == [FAILED, SCORED]
+
+
+def test_whether_a_decision_is_right_is_known_from_whoever_knows_it(tmp_path: Path) -> None:
+    """A clip cannot be read, and the last explainer could not even be fitted: it has no targets."""
+    store = write(tmp_path / "a", {"fine": constant(1.0, 1.0), "unfit": constant(None, None)}, failed=("unfit",))
+    for key in ("e-fine", "e-unfit"):
+        cell = store.read_cell("explain", key)
+        assert cell is not None
+        for number, row in enumerate(cell["rows"]):
+            row["labels"] = ["dog"] if number % 2 else ["cat"]
+            row["target"] = "dog" if number and key == "e-fine" else None
+        store.write_cell("explain", key, cell)
+    write_parquet(store)
+    right = [-1, *[number % 2 for number in range(1, ROWS)]]
+    for table in (the_table(store), the_table(only_parquet(tmp_path / "a", tmp_path / "b"))):
+        assert table.right.tolist() == right
+
+
+def test_a_score_for_all_rows_is_refused(tmp_path: Path) -> None:
+    store = write(tmp_path, {"a": constant(1.0, 1.0)})
+    store.write_cell("score", "s-a", {"columns": {"up": [1.0], "down": [1.0]}, "outcomes": ["scored"]})
+    with pytest.raises(StoreError, match="of 8 rows, with 1 values and 1 outcomes"):
+        make_tables(store)
 
 
 def test_what_stands_twice_is_refused_by_tables_and_by_parquet(tmp_path: Path) -> None:

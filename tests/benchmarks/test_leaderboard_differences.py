@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,42 @@ def test_methods_that_share_a_letter_are_within_the_critical_difference(tmp_path
     for one, other in itertools.combinations(ranks, 2):
         near = abs(ranks[one] - ranks[other]) <= found.critical_difference
         assert bool(set(marks[one]) & set(marks[other])) == near
+
+
+def test_no_two_cliques_have_one_letter(tmp_path: Path) -> None:
+    found = table_of(write(tmp_path, drawn("x", "y"))).differences[0]
+    names = [f"m{number}" for number in range(61)]
+    many = replace(found, methods=tuple(names), cliques=tuple(itertools.pairwise(names)))
+    assert (many.marks[0], many.marks[1], many.marks[26], many.marks[60]) == ("a", "ab", "zA", "(60)")
+    assert len(set(many.marks)) == 61
+
+
+def test_columns_of_other_clips_are_not_put_side_by_side(tmp_path: Path) -> None:
+    """An unfinished run: one metric has come to the first chunk, the other to the second, which is as long."""
+    chunks = [write(tmp_path / name, drawn("x", "y", seed=seed)) for seed, name in enumerate("ab")]
+    store = write(tmp_path / "both", drawn("x", "y"))
+    metrics = [
+        {"name": f"stubs:{name}", "version": 1, "columns": [{"name": name, **COLUMNS[name]}]} for name in ("up", "down")
+    ]
+    explainers = []
+    for title in "xy":
+        cells = []
+        for place, (chunk, name) in enumerate(zip(chunks, ("up", "down"), strict=True)):
+            explained, score = chunk.read_cell("explain", f"e-{title}"), chunk.read_cell("score", f"s-{title}")
+            assert explained is not None
+            assert score is not None
+            rows = [{**row, "row": f"{row['row']} of chunk {place}"} for row in explained["rows"]]
+            own = {"columns": {name: score["columns"][name]}, "outcomes": score["outcomes"]}
+            store.write_cell("explain", f"e-{title}{place}", {"status": "ok", "rows": rows})
+            store.write_cell("score", f"s-{title}{place}", own)
+            scores = [f"s-{title}{place}" if number == place else "none" for number in range(2)]
+            cells.append({"explain": f"e-{title}{place}", "scores": scores})
+        explainer = {"title": title, "scope": "post-hoc", "shuffle_of": None, "identity": {"name": title}}
+        explainers.append({**explainer, "cells": cells})
+    store.write_plan({"metrics": metrics, "arenas": [{"title": "here", "explainers": explainers}]})
+    table = table_of(store)
+    assert table.missing_cells == 4
+    assert [one.column for one in table.differences] == ["up", "down"]
 
 
 def test_a_test_that_cannot_be_made_is_said(tmp_path: Path) -> None:

@@ -103,15 +103,16 @@ def test_what_killed_writers_left_is_swept_and_what_living_ones_write_is_not(tmp
     run(tmp_path)
     before = cells(tmp_path)
     cell = next(tmp_path.glob("cells/score/*/*.json"))
-    old, new = cell.parent / f".{cell.name}.abcd1234", cell.parent / f".{cell.name}.efgh5678"
+    new = cell.parent / f".{cell.name}.efgh5678"
     maps = next(tmp_path.glob("maps/*/*.safetensors"))
-    old_maps = maps.parent / f".{maps.name}.abcd1234"
-    for path in (old, new, old_maps):
+    names = (tmp_path / ".plan.keys", tmp_path / ".scores.parquet", cell.with_name(f".{cell.name}"))
+    old = [path.with_name(f"{path.name}.abcd1234") for path in (*names, maps.with_name(f".{maps.name}"))]
+    for path in (*old, new):
         path.write_text("half")
-    for path in (old, old_maps):
+    for path in old:
         os.utime(path, (time.time() - LEFTOVER_S - 10,) * 2)
     run(tmp_path)
-    assert (old.exists(), old_maps.exists(), new.exists()) == (False, False, True)
+    assert [path.exists() for path in (*old, new)] == [False, False, False, False, True]
     assert cells(tmp_path) == before
 
 

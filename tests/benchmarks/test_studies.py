@@ -35,6 +35,7 @@ from earwitness_bench.studies import cross_class
 from earwitness_bench.studies.cells import Cell, run_cells
 from earwitness_bench.studies.cross_class import COLUMNS, NAME, Design, run_cross_class
 from earwitness_bench.studies.figures import Matrix, draw_matrices
+from earwitness_bench.studies.material import Material
 from networks import LABELS, N_SAMPLES, RATE, classifier_of
 
 CALLS: Counter[str] = Counter()
@@ -189,8 +190,8 @@ def clips(first: int, count: int = 9, labels: tuple[str, ...] = LABELS) -> ClipL
 def run(out: Path, registry: Registry, **changes: Any) -> Any:
     settings = {"explainer": "byclass", "parameters": {}, "clips_per_class": 2, "seed": 0, "chunk_size": 8}
     design = Design(**{**settings, **{name: changes.pop(name) for name in settings if name in changes}})
-    data = {"train": clips(0), "dataset": clips(100), "progress": silent, "classifier": CLASSIFIER, **changes}
-    return run_cross_class(design, out, registry=registry, **data)
+    material = Material(CLASSIFIER, changes.pop("dataset", clips(100)), registry)
+    return run_cross_class(design, out, **{"material": material, "train": clips(0), "progress": silent, **changes})
 
 
 class Quick:

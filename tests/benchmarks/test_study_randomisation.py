@@ -14,7 +14,7 @@ from earwitness.errors import EarwitnessError
 from earwitness.registry import registry
 from earwitness_bench.runner import run_suite
 from earwitness_bench.store import Store
-from earwitness_bench.studies.methods import chosen
+from earwitness_bench.studies.methods import Workbench, chosen
 from earwitness_bench.studies.randomisation import run_randomisation
 from earwitness_bench.suite import load_suite
 
@@ -63,11 +63,13 @@ def test_it_draws_what_a_run_of_the_suite_has_left_and_computes_nothing(results:
     assert found == {f"randomisation.{suffix}" for suffix in ("json", "csv", "png", "svg")}
 
 
+def bench(results: Path) -> Workbench:
+    return Workbench(results / "out", registry(), "cpu", progress=lambda *_: None)
+
+
 def test_its_numbers_are_the_means_of_the_metrics_curves(results: Path) -> None:
     suite = chosen(load_suite(results / "mine.toml"))
-    document, _ = run_randomisation(
-        suite, out=results / "out", max_stages=2, registry=registry(), device="cpu", progress=lambda *_: None
-    )
+    document, _ = run_randomisation(suite, bench(results), max_stages=2)
     assert document["layers"][0][0] == "classifier.4"
     assert document["layers"][-1][-1] == "features.0"
     cells = [json.loads(path.read_text()) for path in (results / "out" / "cells" / "score").rglob("*.json")]
@@ -90,7 +92,5 @@ def test_its_numbers_are_the_means_of_the_metrics_curves(results: Path) -> None:
 def test_where_all_maps_are_constant_it_says_so(results: Path) -> None:
     suite = chosen(load_suite(results / "mine.toml"), only=["constant-gain"])
     with pytest.raises(EarwitnessError, match="No method could be scored"):
-        run_randomisation(
-            suite, out=results / "out", max_stages=2, registry=registry(), device="cpu", progress=lambda *_: None
-        )
+        run_randomisation(suite, bench(results), max_stages=2)
     assert Store(results / "out").read_plan()["suite"]["name"] == "mine"  # a study leaves a run's plan alone

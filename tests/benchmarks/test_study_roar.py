@@ -25,7 +25,7 @@ from earwitness.explanation import Explanation, Mask, Relevance
 from earwitness.random import Random
 from earwitness.registry import Origin, Plugin, Registry, installed_plugins
 from earwitness.specs import ClassifierSpec, DatasetSpec, ExplainerSpec
-from earwitness_bench.studies.methods import chosen
+from earwitness_bench.studies.methods import Workbench, chosen
 from earwitness_bench.studies.removal import means, ranks, removed, strangers
 from earwitness_bench.studies.roar import RANDOM, Design, run_roar
 from earwitness_bench.suite import Suite, parse_suite
@@ -200,15 +200,8 @@ def suite(*, model: str = "small", data: dict[str, Any] | None = None, methods: 
 def run(out: Path, plugins: Registry, given: Suite | None = None, **changes: Any) -> Any:
     options = {"percents": (25.0, 60.0), "seeds": (0, 1), "train": {"clips": 24}, **changes}
     design = Design(options.pop("percents"), options.pop("seeds"), options.pop("fill", "mean"))
-    return run_roar(
-        given or suite(),
-        design,
-        out,
-        registry=plugins,
-        device="cpu",
-        progress=lambda done, total, text: None,
-        **options,
-    )
+    bench = Workbench(out, plugins, "cpu", progress=lambda done, total, text: None)
+    return run_roar(given or suite(), design, bench, **options)
 
 
 def test_accuracy_falls_below_random_removal_where_the_evidence_is_removed_and_not_elsewhere(

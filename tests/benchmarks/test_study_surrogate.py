@@ -17,7 +17,8 @@ from earwitness.cli.shell import shell
 from earwitness.errors import ConfigurationError
 from earwitness.fitting import fit
 from earwitness.registry import registry
-from earwitness_bench.studies.surrogate import Answers, embed, run_surrogate
+from earwitness_bench.studies.material import Material
+from earwitness_bench.studies.surrogate import Answers, Design, embed, run_surrogate
 
 N, C, K = 24, 6, 5
 
@@ -98,12 +99,9 @@ def test_a_method_that_does_not_decide_is_refused(tmp_path: Path) -> None:
     fit(registry(), "class-mean", classifier, data, tmp_path / "fit")
     with pytest.raises(Exception, match="does not decide on its own") as raised:
         run_surrogate(
+            Design("class-mean", tmp_path / "fit", seed=0, chunk_size=8),
             tmp_path / "out",
-            explainer="class-mean",
-            checkpoint=tmp_path / "fit",
-            classifier=classifier,
-            dataset=data,
-            registry=registry(),
+            material=Material(classifier, data, registry()),
             progress=lambda *_: None,
         )
     assert not isinstance(raised.value, ConfigurationError)  # no clip could be explained: the reason is in the message

@@ -14,6 +14,7 @@ from earwitness.specs import load_target
 from earwitness_bench.arena_table import ABSENT, FAILED, SCORED, SKIPPED, ArenaTable, Series
 from earwitness_bench.statistics.groups import Floats
 from earwitness_bench.statistics.intervals import Aggregate
+from earwitness_bench.tabulation import json_number
 
 Column = dict[str, Any]
 """As in a metric's spec, with ``metric`` and ``version``, and ``title``: the column's name, or ``metric:column`` where
@@ -114,11 +115,18 @@ class ArenaScores:
         ndarray (n,), int64
             Source recording of each, as a number.
         """
-        found = [self._series(explainer, column) for explainer in explainers]
-        if not found:
+        if not explainers:
             return np.empty((0, 0)), np.empty(0, np.int64)
-        there = np.any([series.kinds != ABSENT for series in found], axis=0)
-        return np.stack([series.values[there] for series in found], 1), self._table.groups[there]
+        there = self.come_to(explainers, column)
+        found = [self._series(explainer, column).values[there] for explainer in explainers]
+        return np.stack(found, 1), self._table.groups[there]
+
+    def come_to(self, explainers: Sequence[str], column: Column) -> NDArray[np.bool_]:
+        """Which rows of the arena one of several explainers has come to in a column."""
+        came: NDArray[np.bool_] = np.zeros(len(self._table.rows), np.bool_)
+        for explainer in explainers:
+            came |= self._series(explainer, column).kinds != ABSENT
+        return came
 
     def aggregate(self, explainer: str, column: Column) -> float | None:
         """One number for an explainer; None where nothing was scored or the number is not finite."""
@@ -126,5 +134,4 @@ class ArenaScores:
         values = np.asarray(values[~np.isnan(values)])
         if not len(values):
             return None
-        result = float((aggregate_of(column) or np.mean)(values))
-        return result if math.isfinite(result) else None
+        return json_number((aggregate_of(column) or np.mean)(values))

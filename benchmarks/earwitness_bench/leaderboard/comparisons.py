@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from earwitness.errors import ConfigurationError, nearest
 from earwitness_bench.arena_table import read_arena
@@ -16,6 +13,7 @@ from earwitness_bench.leaderboard.formats import text_section
 from earwitness_bench.leaderboard.sections import ARROWS, NONE, Section, show, show_p
 from earwitness_bench.statistics import Comparison, Pair, compare_many
 from earwitness_bench.store import Store
+from earwitness_bench.tabulation import json_number, json_ready
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,9 @@ def compare_two(store: Store, first: str, second: str) -> list[ArenaComparison]:
     if first == second:
         raise ConfigurationError(f"A comparison is of two methods, got {first!r} twice.")
     found = []
-    for arena, scores in _arenas(store, plan):
+    for arena in plan["arenas"]:
         if {first, second} <= {e["title"] for e in arena["explainers"]}:
+            scores = ArenaScores(read_arena(store, plan, arena))
             columns = [c for c in columns_of(plan) if sign_of(c)]
             families = ([c for c in columns if bool(c["headline"]) is headline] for headline in (True, False))
             compared = [_compared(scores, [(first, second, c) for c in family]) for family in families]
@@ -90,7 +89,8 @@ def compare_all(store: Store) -> list[ArenaComparison]:
     plan = store.read_plan()
     headline = [column for column in columns_of(plan) if column["headline"] and sign_of(column)]
     found = []
-    for arena, scores in _arenas(store, plan):
+    for arena in plan["arenas"]:
+        scores = ArenaScores(read_arena(store, plan, arena))
         methods = [e["title"] for e in arena["explainers"] if e["scope"] == "post-hoc"]
         pairs = list(itertools.combinations(methods, 2))
         compared = [_compared(scores, [(a, b, column) for a, b in pairs]) for column in headline]
@@ -100,9 +100,8 @@ def compare_all(store: Store) -> list[ArenaComparison]:
 
 def comparisons_as_json(comparisons: list[ArenaComparison]) -> str:
     """For machines; null where a number is not defined."""
-    return (
-        json.dumps({"schema": 1, "arenas": [_plain(asdict(c)) for c in comparisons]}, indent=1, allow_nan=False) + "\n"
-    )
+    document = {"schema": 1, "arenas": [json_ready(asdict(c)) for c in comparisons]}
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def comparisons_as_text(comparisons: list[ArenaComparison]) -> str:
@@ -120,11 +119,6 @@ _HEAD = (
     *("rank-biserial", "Cohen's d", "recordings", "clips", "unpaired"),
 )
 _HEADING = "Paired differences, first less second; better: the interval excludes 0 after Holm"
-
-
-def _arenas(store: Store, plan: dict[str, Any]) -> Iterable[tuple[dict[str, Any], ArenaScores]]:
-    for arena in plan["arenas"]:
-        yield arena, ArenaScores(read_arena(store, plan, arena))
 
 
 def _compared(scores: ArenaScores, family: list[tuple[str, str, Column]]) -> list[ColumnComparison]:
@@ -156,10 +150,10 @@ def _line(found: ColumnComparison) -> tuple[str, ...]:
         found.better or NONE,
         _shown(c.difference),
         f"[{low}, {high}]",
-        show_p(_finite(c.p_holm)),
-        show_p(_finite(c.wilcoxon_holm)),
-        show(_finite(c.rank_biserial), 2),
-        show(_finite(c.cohen_d), 2),
+        show_p(json_number(c.p_holm)),
+        show_p(json_number(c.wilcoxon_holm)),
+        show(json_number(c.rank_biserial), 2),
+        show(json_number(c.cohen_d), 2),
         str(c.groups),
         str(c.clips),
         str(c.unpaired),
@@ -167,17 +161,4 @@ def _line(found: ColumnComparison) -> tuple[str, ...]:
 
 
 def _shown(value: float) -> str:
-    return show(_finite(value), 3)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _plain(value: Any) -> Any:
-    """Numbers that JSON has no name for become null."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return _finite(value) if isinstance(value, float) else value
+    return show(json_number(value), 3)

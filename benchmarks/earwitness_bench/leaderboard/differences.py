@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_letters
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from earwitness_bench.leaderboard.columns import ArenaScores, Column, sign_of
 from earwitness_bench.statistics import cliques, critical_difference, friedman, group_means, rank_agreement
 from earwitness_bench.statistics.groups import Floats, Groups, complete
 from earwitness_bench.statistics.ranks import ranks_within
+from earwitness_bench.tabulation import json_number
 
 ALL = "all headline columns"
 
@@ -57,7 +58,7 @@ class Difference:
     @property
     def marks(self) -> tuple[str, ...]:
         """A letter for each clique that a method is in, in the order of ``methods``: who shares one does not differ."""
-        letters = [(chr(ord("a") + number % 26), set(clique)) for number, clique in enumerate(self.cliques)]
+        letters = [(_letter(number), set(clique)) for number, clique in enumerate(self.cliques)]
         return tuple("".join(letter for letter, clique in letters if name in clique) for name in self.methods)
 
 
@@ -98,16 +99,17 @@ def agreement(values: Floats, methods: int, columns: Sequence[Column]) -> Agreem
     tau = rank_agreement(values, [sign_of(column) > 0 for column in columns])
     return Agreement(
         tuple(column["title"] for column in columns),
-        tuple(tuple(_plain(value) for value in row) for row in tau.tolist()),
+        tuple(tuple(json_number(value) for value in row) for row in tau.tolist()),
         methods,
     )
 
 
 def _over_all(scores: ArenaScores, methods: Sequence[str], columns: Sequence[Column]) -> Difference | None:
     """Each recording's mean ranks over columns, as scores of which lower is better. One column is held at a time."""
-    gaps = [np.isnan(scores.matrix(methods, column)[0]) for column in columns]
-    if len({len(gap) for gap in gaps}) > 1:  # an unfinished run: the columns are of other clips
+    came = [scores.come_to(methods, column) for column in columns]
+    if any(bool((own != came[0]).any()) for own in came[1:]):  # an unfinished run: the columns are of other clips
         return None
+    gaps = [np.isnan(scores.matrix(methods, column)[0]) for column in columns]
     present = [not any(gap[:, place].all() for gap in gaps) for place in range(len(methods))]
     whole = ~np.any([gap[:, present].any(1) for gap in gaps], axis=0)
     ranks: Floats = np.zeros(())
@@ -151,10 +153,10 @@ def _tested(
         column=title,
         methods=tuple(names[place] for place in order),
         mean_ranks=tuple(float(ranks[place]) for place in order),
-        chi_square=_plain(found.chi_square),
-        p=_plain(found.p),
-        f=_plain(found.f),
-        f_p=_plain(found.f_p),
+        chi_square=json_number(found.chi_square),
+        p=json_number(found.p),
+        f=json_number(found.f),
+        f_p=json_number(found.f_p),
         critical_difference=apart,
         cliques=tuple(tuple(names[place] for place in clique) for clique in cliques(ranks, apart)),
         groups=len(blocks),
@@ -164,5 +166,6 @@ def _tested(
     )
 
 
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _letter(number: int) -> str:
+    """Of a clique: no two have the same."""
+    return ascii_letters[number] if number < len(ascii_letters) else f"({number + 1})"

@@ -22,6 +22,7 @@ from earwitness_bench.report.facts import NOT_ASKED
 from earwitness_bench.results import write_parquet
 from earwitness_bench.statistics.groups import Floats
 from earwitness_bench.store import Store
+from earwitness_bench.tabulation import json_ready
 
 METRIC = "earwitness:listening-test"
 VERSION = 1
@@ -129,7 +130,7 @@ def import_answers(results: str | os.PathLike[str], files: Sequence[str | os.Pat
         of("noise mask", "anchor"),
         krippendorff_alpha(rated),
     )
-    write_json(_outcome_path(store, key.test), _plain(asdict(found)))
+    write_json(_outcome_path(store, key.test), json_ready(asdict(found)))
     write_parquet(store)
     return found
 
@@ -296,12 +297,3 @@ def _stimulus(trial: Trial, explainer: str) -> Stimulus:
 def _mean(ratings: Floats) -> float | None:
     given = ratings[~np.isnan(ratings)]
     return float(given.mean()) if len(given) else None
-
-
-def _plain(value: Any) -> Any:
-    """Numbers that JSON has no name for become null."""
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

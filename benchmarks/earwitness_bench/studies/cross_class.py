@@ -27,24 +27,20 @@ import torch
 from torch import Tensor
 
 from earwitness.artifacts import digest_of, write_json
-from earwitness.batching import load_batch, plan_chunks
-from earwitness.classifier import AudioClassifier
-from earwitness.clips import Dataset, Entry
-from earwitness.context import Context
+from earwitness.clips import Dataset
 from earwitness.errors import ConfigurationError, EarwitnessError
-from earwitness.fitting import fit
 from earwitness.identity import digest_of_tensors
 from earwitness.parameters import build, resolved_parameters
 from earwitness.protocols import Explainer, Fittable, Progress
-from earwitness.random import Random, stream_seed
 from earwitness.registry import Registry
-from earwitness_bench.identity import environment, plugin_identity
-from earwitness_bench.isolation import isolated
+from earwitness_bench.identity import plugin_identity
 from earwitness_bench.metrics.patch_flipping import ThesisAUPC
-from earwitness_bench.statistics import group_bootstrap
 from earwitness_bench.store import Store
 from earwitness_bench.studies.cells import Cell, Ran, run_cells
 from earwitness_bench.studies.figures import Matrix, draw_matrices
+from earwitness_bench.studies.material import Material
+from earwitness_bench.studies.summaries import floats, mean, mean_and_interval
+from earwitness_bench.tabulation import json_number
 
 NAME = "cross-class"
 METRIC = "earwitness:aupc-thesis"
@@ -119,14 +115,7 @@ class Exchange:
 
 
 def run_cross_class(
-    design: Design,
-    out: Path,
-    *,
-    classifier: AudioClassifier,
-    train: Dataset,
-    dataset: Dataset,
-    registry: Registry,
-    progress: Progress,
+    design: Design, out: Path, *, material: Material, train: Dataset, progress: Progress
 ) -> tuple[dict[str, Any], Ran]:
     """Fit, exchange, flip; write ``cross-class.json``, ``.png`` and ``.svg``.
 
@@ -135,10 +124,10 @@ def run_cross_class(
     design : Design
     out : Path
         Results folder, see :mod:`earwitness_bench.store`.
-    classifier : AudioClassifier
-    train, dataset : Dataset
-        What is fitted to, and what is flipped.
-    registry : Registry
+    material : Material
+        Its clips are flipped.
+    train : Dataset
+        What is fitted to.
     progress : callable (done, total, text)
 
     Returns
@@ -155,30 +144,31 @@ def run_cross_class(
     EarwitnessError
         Something cannot be fitted; or nothing could be scored.
     """
+    dataset, classifier = material.dataset, material.classifier
     shared = {entry.clip_id for entry in train.entries} & {entry.clip_id for entry in dataset.entries}
     if shared:
         raise ConfigurationError(
             f"{len(shared)} clips are both fitted to and flipped, such as {min(shared)!r}. Choose another split."
         )
     store = Store(out, create=True)
-    exchange = Exchange.of(registry, design, _fitted(design, store, classifier, train, registry, progress))
+    exchange = Exchange.of(material.registry, design, _fitted(design, store, material, train, progress))
     labels = {index: classifier.labels[index] for index in exchange.classes}
     clips = {index: _clips_of(dataset, label, design.clips_per_class) for index, label in labels.items()}
     rows = [index for index in exchange.classes if clips[index]]
     if not rows:
         raise ConfigurationError(f"The data have no clip of a class with subspaces: {', '.join(labels.values())}.")
-    common = _common_identity(design, classifier, registry)
+    common = _common_identity(design, material)
     places = [(row, column) for row in rows for column in exchange.classes]
     cells = [
         Cell(
             f"{labels[row]} by the subspaces of {labels[column]}",
             {
                 **common,
-                "clips": [[dataset.entries[i].clip_id, dataset.entries[i].fingerprint] for i in clips[row]],
+                "clips": material.identity_of_clips(clips[row]),
                 "clips_of": labels[row],
                 "subspaces": digest_of_tensors(exchange.of_class(column)),
             },
-            partial(_flip, exchange, classifier, dataset, clips[row], row, column),
+            partial(_flip, exchange, material, clips[row], row, column),
         )
         for row, column in places
     ]
@@ -186,49 +176,43 @@ def run_cross_class(
     if not any(ran.results):
         raise EarwitnessError(f"No cell of {NAME} could be computed: {ran.failed[0]}")
     results = dict(zip(places, ran.results, strict=True))
+    groups = {row: [dataset.entries[number].group for number in clips[row]] for row in rows}
     document = {
         "study": NAME,
         "settings": {**common, "train": [len(train), digest_of([e.fingerprint for e in train.entries])]},
         "rows": [labels[row] for row in rows],
         "columns": list(labels.values()),
         "clips": [len(clips[row]) for row in rows],
-        "groups": {labels[row]: [dataset.entries[i].group for i in clips[row]] for row in rows},
-        "scores": {name: _summary(name, rows, exchange.classes, results, clips, dataset) for name in COLUMNS},
+        "groups": {labels[row]: own for row, own in groups.items()},
+        "scores": {name: _summary(name, exchange.classes, results, groups) for name in COLUMNS},
     }
     write_json(out / f"{NAME}.json", document)
     _draw(out / NAME, document, classifier.name)
     return document, ran
 
 
-def _fitted(
-    design: Design, store: Store, classifier: AudioClassifier, train: Dataset, registry: Registry, progress: Progress
-) -> Fittable:
-    spec = registry.explainer(design.explainer).spec
+def _fitted(design: Design, store: Store, material: Material, train: Dataset, progress: Progress) -> Fittable:
+    spec = material.registry.explainer(design.explainer).spec
     identity = {
-        **_common_identity(design, classifier, registry),
+        **_common_identity(design, material),
         "train": [[entry.clip_id, entry.labels, entry.fingerprint] for entry in train.entries],
     }
-    with isolated(design.seed, classifier.device):
-        return fit(
-            registry,
-            design.explainer,
-            classifier.to(classifier.device),
-            train,
-            store.folder / "fits" / f"{spec.name}-{digest_of(identity)[:16]}",
-            parameters=design.parameters,
-            seed=design.seed,
-            progress=lambda done, total, text: progress(done, total, f"fitting {spec.name}: {text}"),
-        )
+    return material.fitted(
+        design.explainer,
+        train,
+        store.folder / "fits" / f"{spec.name}-{digest_of(identity)[:16]}",
+        parameters=design.parameters,
+        seed=design.seed,
+        progress=lambda done, total, text: progress(done, total, f"fitting {spec.name}: {text}"),
+    )
 
 
-def _common_identity(design: Design, classifier: AudioClassifier, registry: Registry) -> dict[str, Any]:
-    explainer, metric = registry.explainer(design.explainer), registry.metric(METRIC)
+def _common_identity(design: Design, material: Material) -> dict[str, Any]:
+    spec, metric = material.registry.explainer(design.explainer).spec, material.registry.metric(METRIC)
     return {
-        "environment": environment(classifier.device),
-        "explainer": [explainer.qualified_name, plugin_identity(explainer)],  # type: ignore[arg-type]
-        "parameters": resolved_parameters(explainer.spec, design.parameters),
-        "classifier": classifier.checksum,
-        "metric": [metric.qualified_name, metric.spec.version, plugin_identity(metric)],  # type: ignore[arg-type]
+        **material.identity(design.explainer),
+        "parameters": resolved_parameters(spec, design.parameters),
+        "metric": [metric.qualified_name, metric.spec.version, plugin_identity(metric)],
         "seed": design.seed,
         "chunk_size": design.chunk_size,
     }
@@ -238,73 +222,52 @@ def _clips_of(dataset: Dataset, label: str, most: int) -> tuple[int, ...]:
     return tuple(number for number, entry in enumerate(dataset.entries) if label in entry.labels)[:most]
 
 
-def _flip(
-    exchange: Exchange, classifier: AudioClassifier, dataset: Dataset, clips: tuple[int, ...], row: int, column: int
-) -> dict[str, Any]:
+def _flip(exchange: Exchange, material: Material, clips: tuple[int, ...], row: int, column: int) -> dict[str, Any]:
     """Flip the clips of one class by the subspaces of another: all scores of all clips, in order."""
     design = exchange.design
     explainer = exchange.explainer(clips_of=row, subspaces_of=column)
-    entries: list[Entry] = [dataset.entries[number] for number in clips]
     scores: dict[str, list[float | None]] = {name: [None] * len(clips) for name in COLUMNS}
-    for chunk in plan_chunks(entries, design.chunk_size):
-        batch = load_batch(dataset, [clips[i] for i in chunk], classifier.rate, device=classifier.device)
-        target = torch.full((len(batch),), row, device=classifier.device)
-        random = Random(design.seed, batch.clip_ids)
-        with isolated(stream_seed(design.seed, NAME, *batch.clip_ids), classifier.device):
-            explanation = explainer.explain(classifier, batch, target=target, random=random)
-            found = ThesisAUPC().score(explanation, Context(classifier, batch, explanation, random=random))
+    for chunk, batch in material.batches(clips, design.chunk_size):
+        target = torch.full((len(batch),), row, device=batch.waveforms.device)
+        context = material.explained(explainer, batch, target, study=NAME, seed=design.seed)
+        found = ThesisAUPC().score(context.explanation, context)
         for name, values in scores.items():
             column_values = found[name]
             assert isinstance(column_values, Tensor)
             for place, value in zip(chunk, column_values.tolist(), strict=True):
-                values[place] = value if np.isfinite(value) else None
+                values[place] = json_number(value)
     return scores
 
 
 def _summary(
     name: str,
-    rows: list[int],
     columns: tuple[int, ...],
     results: Mapping[tuple[int, int], dict[str, Any] | None],
-    clips: Mapping[int, tuple[int, ...]],
-    dataset: Dataset,
+    groups: Mapping[int, list[str]],
 ) -> dict[str, Any]:
     """Of one score: the values of each clip, their means, and what a class's own subspaces gain over the others'.
 
     ``advantage``: for each row, mean over its clips of the score by its own subspaces less the mean score by those of
     the other classes, with a paired 95 % interval that resamples source recordings; None where a cell is missing.
     """
-    values = {place: None if found is None else _floats(found[name]) for place, found in results.items()}
-    advantages: list[dict[str, Any] | None] = []
-    for row in rows:
+    kept = {place: None if found is None else found[name] for place, found in results.items()}
+    values = {place: None if found is None else floats(found) for place, found in kept.items()}
+
+    def advantage(row: int) -> dict[str, Any] | None:
         own = values[row, row]
-        others = [values[row, column] for column in columns if column != row]
-        if own is None or any(other is None for other in others):
-            advantages.append(None)
-            continue
-        gain = own - np.mean([other for other in others if other is not None], axis=0)
-        low, high = group_bootstrap(gain, [dataset.entries[number].group for number in clips[row]])
-        advantages.append({"mean": _plain(_mean(gain)), "interval": [_plain(low), _plain(high)]})
+        others = [other for column in columns if column != row and (other := values[row, column]) is not None]
+        if own is None or len(others) < len(columns) - 1:
+            return None
+        return mean_and_interval(own - np.mean(others, axis=0), groups[row])
+
+    def mean_of(place: tuple[int, int]) -> float | None:
+        return None if (own := values[place]) is None else mean(own)
+
     return {
-        "matrix": [[_plain(_mean(values[row, column])) for column in columns] for row in rows],
-        "advantage": advantages,
-        "of_each_clip": [
-            [None if results[row, column] is None else results[row, column][name] for column in columns]  # type: ignore[index]
-            for row in rows
-        ],
+        "matrix": [[mean_of((row, column)) for column in columns] for row in groups],
+        "advantage": [advantage(row) for row in groups],
+        "of_each_clip": [[kept[row, column] for column in columns] for row in groups],
     }
-
-
-def _floats(values: list[float | None]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _mean(values: np.ndarray[Any, np.dtype[np.float64]] | None) -> float:
-    return float("nan") if values is None or np.isnan(values).all() else float(np.nanmean(values))
-
-
-def _plain(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _draw(path: Path, document: dict[str, Any], classifier: str) -> None:

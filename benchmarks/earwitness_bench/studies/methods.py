@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -78,35 +80,56 @@ def chosen(suite: Suite, *, arena: str | None = None, only: Sequence[str] = ()) 
     )
 
 
-@contextmanager
-def own_threads(suite: Suite, store: Store) -> Iterator[None]:
-    """Compute with as many threads as a run of the suite in this folder would: their number is part of every key."""
-    with cpu_threads(choose_threads(suite, store, Serial())[0]):
-        yield
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """Where the explainers of a suite are put to work.
 
-
-def work_off(
-    suite: Suite, store: Store, *, registry: Registry, device: torch.device | str, progress: Progress
-) -> Worked:
-    """Explain and score what is not there yet, one unit after another.
-
-    Raises
-    ------
-    EarwitnessError
-        See :func:`earwitness_bench.runner.run_suite`.
+    Attributes
+    ----------
+    out : Path
+        Results folder, see :mod:`earwitness_bench.store`.
+    registry : Registry
+    device : torch.device or str
+    progress : callable (done, total, text)
     """
 
-    def passing(event: Event) -> None:
-        if isinstance(event, Passing):
-            progress(0, 0, event.text)
+    out: Path
+    registry: Registry
+    device: torch.device | str
+    progress: Progress
 
-    store.sweep()
-    worked = Worked(make_plan(suite, store, registry=registry, device=device, observer=passing)[0])
-    worker = Worker(worked.plan, store, registry)
-    for number in range(len(worked.plan)):
-        progress(number, len(worked.plan), worked.plan.title(number))
-        outcome = worker(Task(number))
-        worked.computed += outcome.explained + outcome.scored
-        worked.found += outcome.cached
-        worked.errors.update(dict.fromkeys(outcome.errors))
-    return worked
+    @cached_property
+    def store(self) -> Store:
+        """The results folder, made if need be."""
+        return Store(self.out, create=True)
+
+    @contextmanager
+    def own_threads(self, suite: Suite) -> Iterator[None]:
+        """Compute with as many threads as a run of the suite in this folder would: their number is part of every
+        key."""
+        with cpu_threads(choose_threads(suite, self.store, Serial())[0]):
+            yield
+
+    def work_off(self, suite: Suite) -> Worked:
+        """Explain and score what is not there yet, one unit after another.
+
+        Raises
+        ------
+        EarwitnessError
+            See :func:`earwitness_bench.runner.run_suite`.
+        """
+
+        def passing(event: Event) -> None:
+            if isinstance(event, Passing):
+                self.progress(0, 0, event.text)
+
+        self.store.sweep()
+        plan = make_plan(suite, self.store, registry=self.registry, device=self.device, observer=passing)[0]
+        worked, worker = Worked(plan), Worker(plan, self.store, self.registry)
+        for number in range(len(plan)):
+            self.progress(number, len(plan), plan.title(number))
+            outcome = worker(Task(number))
+            worked.computed += outcome.explained + outcome.scored
+            worked.found += outcome.cached
+            worked.errors.update(dict.fromkeys(outcome.errors))
+        return worked

@@ -27,26 +27,19 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from earwitness.artifacts import digest_of, write_json
-from earwitness.batching import load_batch, plan_chunks
-from earwitness.classifier import AudioClassifier
-from earwitness.clips import Dataset
-from earwitness.context import Context
+from earwitness.clips import Clip, Dataset
 from earwitness.errors import ConfigurationError, EarwitnessError
-from earwitness.fitting import fit
 from earwitness.parameters import resolved_parameters
-from earwitness.protocols import Progress
-from earwitness.random import Random, stream_seed
-from earwitness.registry import Registry
-from earwitness_bench.identity import environment, plugin_identity
-from earwitness_bench.isolation import isolated
+from earwitness.protocols import Fittable, Progress
 from earwitness_bench.metrics.parts import Shares, labelled_sounds, object_masks
 from earwitness_bench.statistics import group_bootstrap
 from earwitness_bench.store import Store
 from earwitness_bench.studies.cells import Cell, Ran, run_cells
 from earwitness_bench.studies.figures import Matrix, draw_matrices
+from earwitness_bench.studies.material import Material
+from earwitness_bench.studies.summaries import Floats
 
 NAME = "parts-objects"
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -105,14 +98,7 @@ class Fit:
 
 
 def run_parts_objects(
-    design: Design,
-    out: Path,
-    *,
-    classifier: AudioClassifier,
-    train: Dataset,
-    dataset: Dataset,
-    registry: Registry,
-    progress: Progress,
+    design: Design, out: Path, *, material: Material, train: Dataset, progress: Progress
 ) -> tuple[dict[str, Any], Ran]:
     """Fit, explain each clip as its own class, match; write ``parts-objects.json``, ``.png`` and ``.svg``.
 
@@ -121,10 +107,10 @@ def run_parts_objects(
     design : Design
     out : Path
         Results folder, see :mod:`earwitness_bench.store`.
-    classifier : AudioClassifier
-    train, dataset : Dataset
-        What is fitted to; and clips of which every one holds all objects of its class, sources known.
-    registry : Registry
+    material : Material
+        Every clip holds all objects of its class, sources known.
+    train : Dataset
+        What is fitted to.
     progress : callable (done, total, text)
 
     Returns
@@ -141,29 +127,19 @@ def run_parts_objects(
         A fit failed, or no clip could be explained.
     """
     store = Store(out, create=True)
-    offer = registry.explainer(design.explainer)
-    objects = _objects(dataset)
+    spec = material.registry.explainer(design.explainer).spec
+    objects = _objects(material.dataset)
     common = {
-        "environment": environment(classifier.device),
-        "explainer": [offer.qualified_name, plugin_identity(offer)],  # type: ignore[arg-type]
-        "classifier": classifier.checksum,
+        **material.identity(design.explainer),
         "train": digest_of([[entry.clip_id, entry.labels, entry.fingerprint] for entry in train.entries]),
         "chunk_size": design.chunk_size,
     }
     places = [(kind, seed, label) for kind in design.kinds for seed in design.seeds for label in objects]
-    cells = []
-    for kind, seed, label in places:
-        parameters = {**design.parameters, "subspaces": kind}
-        clips = [number for number, entry in enumerate(dataset.entries) if entry.labels[0] == label]
-        identity = {
-            **common,
-            "parameters": resolved_parameters(offer.spec, parameters),
-            "seed": seed,
-            "label": label,
-            "clips": [[dataset.entries[i].clip_id, dataset.entries[i].fingerprint] for i in clips],
-        }
-        work = partial(_measure, design, store, classifier, train, dataset, registry, parameters, seed, clips, label)
-        cells.append(Cell(f"{kind}, fit {seed}, {label}", identity, work))
+    work = _Work(design, material, train, store.folder / "fits")
+    cells = [
+        Cell("{}, fit {}, {}".format(*place), {**common, **work.identity(*place)}, partial(work, *place))
+        for place in places
+    ]
     ran = run_cells(store, NAME, cells, progress)
     if not all(ran.results):
         raise EarwitnessError(f"{NAME} is not complete: {ran.failed[0]}")
@@ -174,7 +150,7 @@ def run_parts_objects(
     }
     document = {
         "study": NAME,
-        "settings": {**common, "parameters": resolved_parameters(offer.spec, design.parameters)},
+        "settings": {**common, "parameters": resolved_parameters(spec, design.parameters)},
         "clips": {label: len(fits[design.kinds[0], design.seeds[0], label].whole) for label in objects},
         "objects": objects,
         "fits": [
@@ -184,7 +160,7 @@ def run_parts_objects(
         "kinds": {kind: _summary(design, fits, kind, tuple(objects)) for kind in design.kinds},
     }
     write_json(out / f"{NAME}.json", document)
-    _draw(out / NAME, document, design, classifier.name)
+    _draw(out / NAME, document, design, material.classifier.name)
     return document, ran
 
 
@@ -254,7 +230,7 @@ def _objects(dataset: Dataset) -> dict[str, tuple[str, ...]]:
     counts: dict[str, int] = {}
     for number, entry in enumerate(dataset.entries):
         label = entry.labels[0]
-        names = tuple(name for name, source in dataset[number].sources.items() if source.label)
+        names = _named(dataset[number])
         counts[label] = counts.get(label, 0) + 1
         if not names or set(named.setdefault(label, names)) != set(names):
             raise ConfigurationError(
@@ -267,46 +243,57 @@ def _objects(dataset: Dataset) -> dict[str, tuple[str, ...]]:
     return dict(sorted(named.items()))
 
 
-def _measure(
-    design: Design,
-    store: Store,
-    classifier: AudioClassifier,
-    train: Dataset,
-    dataset: Dataset,
-    registry: Registry,
-    parameters: dict[str, Any],
-    seed: int,
-    clips: list[int],
-    label: str,
-) -> dict[str, Any]:
-    """Fit (or find the fit), explain the clips of a class as that class, and share out each part over the objects."""
-    identity = [parameters, seed, classifier.checksum, [entry.fingerprint for entry in train.entries]]
-    with isolated(seed, classifier.device):
-        explainer = fit(
-            registry,
-            design.explainer,
-            classifier.to(classifier.device),
-            train,
-            store.folder / "fits" / f"{design.explainer}-{digest_of(identity)[:16]}",
-            parameters=parameters,
-            seed=seed,
-        )
-    names = [name for name, source in dataset[clips[0]].sources.items() if source.label]
-    found: dict[str, list[Any]] = {"on": [], "whole": []}
-    for chunk in plan_chunks([dataset.entries[i] for i in clips], design.chunk_size):
-        batch = load_batch(dataset, [clips[i] for i in chunk], classifier.rate, device=classifier.device)
-        target = torch.full((len(batch),), classifier.target_of(label), device=classifier.device)
-        random = Random(seed, batch.clip_ids)
-        with isolated(stream_seed(seed, NAME, *batch.clip_ids), classifier.device):
-            explanation = explainer.explain(classifier, batch, target=target, random=random)
-        context = Context(classifier, batch, explanation, random=random)
-        masks = object_masks(context, labelled_sounds(context))
-        shares = Shares.of(explanation, context, masks)
-        own = [[n for n, source in clip.sources.items() if source.label] for clip in batch.clips]
-        order = torch.tensor([[held.index(name) for name in names] for held in own], device=shares.on.device)
-        found["on"] += shares.on.gather(2, order[:, None].expand(-1, shares.on.shape[1], -1)).tolist()
-        found["whole"] += shares.whole.gather(1, order).tolist()
-    return found
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is done for one kind of subspaces, one fit and one class."""
+
+    design: Design
+    material: Material
+    train: Dataset
+    fits: Path
+
+    def __call__(self, kind: str, seed: int, label: str) -> dict[str, Any]:
+        """Fit (or find the fit), explain the class's clips as that class, and share out each part over the objects."""
+        explainer, clips = self._fitted(kind, seed), self._clips(label)
+        names = _named(self.material.dataset[clips[0]])
+        found: dict[str, list[Any]] = {"on": [], "whole": []}
+        for _, batch in self.material.batches(clips, self.design.chunk_size):
+            index = self.material.classifier.target_of(label)
+            target = torch.full((len(batch),), index, device=batch.waveforms.device)
+            context = self.material.explained(explainer, batch, target, study=NAME, seed=seed)
+            shares = Shares.of(context.explanation, context, object_masks(context, labelled_sounds(context)))
+            own = [_named(clip) for clip in batch.clips]
+            order = torch.tensor([[held.index(name) for name in names] for held in own], device=shares.on.device)
+            found["on"] += shares.on.gather(2, order[:, None].expand(-1, shares.on.shape[1], -1)).tolist()
+            found["whole"] += shares.whole.gather(1, order).tolist()
+        return found
+
+    def identity(self, kind: str, seed: int, label: str) -> dict[str, Any]:
+        """All that can change the numbers of this piece and is not the same for all of them."""
+        spec = self.material.registry.explainer(self.design.explainer).spec
+        return {
+            "parameters": resolved_parameters(spec, self._parameters(kind)),
+            "seed": seed,
+            "label": label,
+            "clips": self.material.identity_of_clips(self._clips(label)),
+        }
+
+    def _parameters(self, kind: str) -> dict[str, Any]:
+        return {**self.design.parameters, "subspaces": kind}
+
+    def _clips(self, label: str) -> list[int]:
+        return [number for number, entry in enumerate(self.material.dataset.entries) if entry.labels[0] == label]
+
+    def _fitted(self, kind: str, seed: int) -> Fittable:
+        parameters, prints = self._parameters(kind), [entry.fingerprint for entry in self.train.entries]
+        identity = [parameters, seed, self.material.classifier.checksum, prints]
+        folder = self.fits / f"{self.design.explainer}-{digest_of(identity)[:16]}"
+        return self.material.fitted(self.design.explainer, self.train, folder, parameters=parameters, seed=seed)
+
+
+def _named(clip: Clip) -> tuple[str, ...]:
+    """The sources of a clip that are objects."""
+    return tuple(name for name, source in clip.sources.items() if source.label)
 
 
 def _draw(path: Path, document: dict[str, Any], design: Design, classifier: str) -> None:

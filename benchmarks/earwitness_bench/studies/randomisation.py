@@ -8,26 +8,24 @@ Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018; Paissan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from earwitness.artifacts import write_atomically, write_json
 from earwitness.batching import load_batch
 from earwitness.errors import EarwitnessError
-from earwitness.protocols import Progress
-from earwitness.registry import Registry
 from earwitness_bench.cascade import stages
-from earwitness_bench.plan import Contestant, Plan, Stage
-from earwitness_bench.statistics import group_bootstrap
+from earwitness_bench.contestants import Contestant
+from earwitness_bench.plan import Plan
+from earwitness_bench.stages import Stage
 from earwitness_bench.store import Store
 from earwitness_bench.studies.cells import Ran
 from earwitness_bench.studies.figures import Line, draw_lines
-from earwitness_bench.studies.methods import own_threads, work_off
+from earwitness_bench.studies.methods import Workbench
+from earwitness_bench.studies.summaries import as_csv, floats, interval, mean, mean_and_interval
 from earwitness_bench.suite import Reference, Suite
 
 NAME = "randomisation"
@@ -35,31 +33,17 @@ METRIC = "earwitness:cascading-randomisation"
 UNCHANGED = 1 - 1e-3
 """A map whose least similarity is above has not changed: the rest is half precision."""
 
-Floats = NDArray[np.float64]
 
-
-def run_randomisation(
-    suite: Suite,
-    *,
-    out: Path,
-    max_stages: int,
-    registry: Registry,
-    device: torch.device | str,
-    progress: Progress,
-) -> tuple[dict[str, Any], Ran]:
+def run_randomisation(suite: Suite, bench: Workbench, *, max_stages: int) -> tuple[dict[str, Any], Ran]:
     """Explain at every stage of the cascade; write ``randomisation.json``, ``.csv``, ``.png`` and ``.svg``.
 
     Parameters
     ----------
     suite : Suite
         Of one arena, and without controls (:func:`.methods.chosen`); its own metrics do not matter.
-    out : Path
-        Results folder, see :mod:`earwitness_bench.store`.
+    bench : Workbench
     max_stages : int
         Of the cascade.
-    registry : Registry
-    device : torch.device or str
-    progress : callable (done, total, text)
 
     Returns
     -------
@@ -73,11 +57,8 @@ def run_randomisation(
         No method could be scored at all.
     """
     metric = Reference(name=METRIC, parameters={"max_stages": max_stages})
-    store = Store(out, create=True)
-    with own_threads(suite, store):
-        worked = work_off(
-            suite.model_copy(update={"metrics": (metric,)}), store, registry=registry, device=device, progress=progress
-        )
+    with bench.own_threads(suite):
+        worked = bench.work_off(suite.model_copy(update={"metrics": (metric,)}))
         plan = worked.plan
         (lineup,) = plan.lineups
         document: dict[str, Any] = {
@@ -92,13 +73,13 @@ def run_randomisation(
                 "target": suite.target,
             },
             "layers": _layers(lineup.stage, max_stages),
-            "methods": {contestant.title: _summary(plan, store, contestant) for contestant in lineup.contestants},
+            "methods": {contestant.title: _summary(plan, bench.store, contestant) for contestant in lineup.contestants},
         }
     if not any(found["clips"] for found in document["methods"].values()):
         raise EarwitnessError(f"No method could be scored: {next(iter(worked.errors), 'all maps are constant')}")
-    write_json(out / f"{NAME}.json", document)
-    write_atomically(out / f"{NAME}.csv", _as_csv(document).encode())
-    _draw(out / NAME, document)
+    write_json(bench.out / f"{NAME}.json", document)
+    write_atomically(bench.out / f"{NAME}.csv", _as_csv(document).encode())
+    _draw(bench.out / NAME, document)
     return document, Ran((), worked.computed, worked.found, tuple(worked.errors))
 
 
@@ -134,44 +115,31 @@ def _summary(plan: Plan, store: Store, contestant: Contestant) -> dict[str, Any]
                 for name, column in columns.items():
                     column.append(scored["columns"][name][row])
     values = np.array(curves, dtype=np.float64)
-    areas = _floats(columns["SSIM_randomised"])
+    areas = floats(columns["SSIM_randomised"])
     return {
         "control": contestant.is_control,
         "clips": len(curves),
         "constant": constant,
         "reasons": [text for text in outcomes if text],
         "mean": values.mean(0).tolist() if len(values) else [],
-        "interval": [_interval(stage, groups) for stage in values.T] if len(values) else [],
-        "area": {"mean": _mean(areas), "interval": _interval(areas, groups)},
-        "other_clip": _mean(_floats(columns["SSIM_other_clip"])),
-        "constant_when_randomised": _mean(_floats(columns["degenerate_randomised"])),
+        "interval": [interval(stage, groups) for stage in values.T] if len(values) else [],
+        "area": mean_and_interval(areas, groups),
+        "other_clip": mean(floats(columns["SSIM_other_clip"])),
+        "constant_when_randomised": mean(floats(columns["degenerate_randomised"])),
         "ignores_the_weights": bool(len(values) and values.min() > UNCHANGED),
     }
 
 
-def _floats(values: Sequence[float | None]) -> Floats:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _mean(values: Floats) -> float | None:
-    return None if not len(values) or np.isnan(values).all() else float(np.nanmean(values))
-
-
-def _interval(values: Floats, groups: Sequence[str]) -> list[float | None]:
-    if not len(values):
-        return [None, None]
-    return [value if np.isfinite(value) else None for value in group_bootstrap(values, groups)]
-
-
 def _as_csv(document: dict[str, Any]) -> str:
-    lines = ["method,stage,layers,SSIM,low,high,clips"]
-    stages_of = [[], *document["layers"]]
-    for title, found in document["methods"].items():
-        name = f'"{title}"' if "," in title else title
-        for number, (mean, interval) in enumerate(zip(found["mean"], found["interval"], strict=True)):
-            numbers = ["" if value is None else f"{value:.6g}" for value in (mean, *interval)]
-            lines.append(",".join([name, str(number), " ".join(stages_of[number]), *numbers, str(found["clips"])]))
-    return "\n".join(lines) + "\n"
+    layers = ["", *(" ".join(names) for names in document["layers"])]
+    return as_csv(
+        ("method", "stage", "layers", "SSIM", "low", "high", "clips"),
+        (
+            (title, str(number), layers[number], value, *ends, str(found["clips"]))
+            for title, found in document["methods"].items()
+            for number, (value, ends) in enumerate(zip(found["mean"], found["interval"], strict=True))
+        ),
+    )
 
 
 def _draw(path: Path, document: dict[str, Any]) -> None:

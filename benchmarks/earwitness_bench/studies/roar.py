@@ -26,29 +26,23 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from earwitness.artifacts import digest_of, write_atomically, write_json
 from earwitness.errors import ConfigurationError, EarwitnessError, nearest
 from earwitness.protocols import Progress, Retrain
-from earwitness.registry import Registry
 from earwitness_bench.explaining import Asker
 from earwitness_bench.identity import plugin_identity
 from earwitness_bench.plan import Lineup, Plan
-from earwitness_bench.statistics import group_bootstrap
-from earwitness_bench.store import Store
 from earwitness_bench.studies.cells import Cell, Ran, run_cells
 from earwitness_bench.studies.figures import Line, draw_lines
-from earwitness_bench.studies.methods import own_threads, work_off
+from earwitness_bench.studies.methods import Workbench
 from earwitness_bench.studies.retraining import RANDOM, Fill, Ground, clips_of
+from earwitness_bench.studies.summaries import Floats, as_csv, mean_and_interval
 from earwitness_bench.suite import Arena, Reference, Suite
 
 NAME = "roar"
 MAP_CAP_MB = 4096.0
 """Maps are kept whatever their size: they are needed once for each training."""
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -79,16 +73,7 @@ class Design:
             )
 
 
-def run_roar(
-    suite: Suite,
-    design: Design,
-    out: Path,
-    *,
-    train: Mapping[str, Any],
-    registry: Registry,
-    device: torch.device | str,
-    progress: Progress,
-) -> tuple[dict[str, Any], Ran]:
+def run_roar(suite: Suite, design: Design, bench: Workbench, *, train: Mapping[str, Any]) -> tuple[dict[str, Any], Ran]:
     """Explain, remove, retrain; write ``roar.json``, ``.csv``, ``.png`` and ``.svg``.
 
     Parameters
@@ -96,13 +81,9 @@ def run_roar(
     suite : Suite
         Of one arena, whose clips are tested on, and without controls (:func:`.methods.chosen`).
     design : Design
-    out : Path
-        Results folder, see :mod:`earwitness_bench.store`.
+    bench : Workbench
     train : dict
         Parameters of the arena's data set that give the clips that are trained on.
-    registry : Registry
-    device : torch.device or str
-    progress : callable (done, total, text)
 
     Returns
     -------
@@ -120,18 +101,17 @@ def run_roar(
         Not even the classifier that nothing was removed from could be trained.
     """
     (arena,) = suite.arenas
-    offer = registry.classifier(arena.classifier.name)
+    offer = bench.registry.classifier(arena.classifier.name)
     retrain: Retrain = offer.spec.load_retrain()
     data = Reference(name=arena.dataset.name, parameters=dict(train))
     arenas = (Arena(dataset=data, classifier=arena.classifier, label=f"{arena.title}, trained on"), arena)
     whole = suite.model_copy(update={"arenas": arenas, "metrics": (), "map_cap_mb": MAP_CAP_MB})
-    store = Store(out, create=True)
-    with own_threads(suite, store):
-        worked = work_off(whole, store, registry=registry, device=device, progress=progress)
+    with bench.own_threads(suite):
+        worked = bench.work_off(whole)
         plan = worked.plan
         _check(plan)
-        ground = Ground(plan, store, Asker(suite.seed, store, registry), retrain, design.fill)
-        retraining = [offer.qualified_name, plugin_identity(offer)]  # type: ignore[arg-type]
+        ground = Ground(plan, bench.store, Asker(suite.seed, bench.store, bench.registry), retrain, design.fill)
+        retraining = [offer.qualified_name, plugin_identity(offer)]
         common = _common_identity(plan, retraining)
         titles = [contestant.title for contestant in plan.lineups[1].contestants]
         places = _trainings(design, titles)
@@ -145,18 +125,18 @@ def run_roar(
                     "training_seed": seed,
                     "by": _identity_of(plan, title, percent),
                 },
-                functools.partial(_train, ground, title, percent, seed, number, len(places), progress),
+                functools.partial(_train, ground, title, percent, seed, number, len(places), bench.progress),
             )
             for number, (title, percent, seed) in enumerate(places)
         ]
-        ran = run_cells(store, NAME, cells, progress)
+        ran = run_cells(bench.store, NAME, cells, bench.progress)
         results = dict(zip(places, ran.results, strict=True))
         if results[RANDOM, 0.0, design.seeds[0]] is None:
             raise EarwitnessError(f"The classifier cannot be trained anew: {ran.failed[0]}")
         document = _document(common, design, titles, results, ground.clips[1].groups)
-    write_json(out / f"{NAME}.json", document)
-    write_atomically(out / f"{NAME}.csv", _as_csv(document).encode())
-    _draw(out / NAME, document, plan.lineups[1])
+    write_json(bench.out / f"{NAME}.json", document)
+    write_atomically(bench.out / f"{NAME}.csv", _as_csv(document).encode())
+    _draw(bench.out / NAME, document, plan.lineups[1])
     failed = tuple(dict.fromkeys((*worked.errors, *ran.failed)))
     return document, Ran(ran.results, worked.computed + ran.computed, worked.found + ran.found, failed)
 
@@ -230,17 +210,13 @@ def _document(
         found = [results[title, percent, seed] for seed in design.seeds]
         return None if None in found else np.mean([one["correct"] for one in found if one], axis=0)
 
-    def with_interval(values: Floats) -> dict[str, Any]:
-        low, high = group_bootstrap(values, groups)
-        return {"mean": float(values.mean()), "interval": [_plain(low), _plain(high)]}
-
     def summary(title: str, percent: float) -> dict[str, Any] | None:
         own, control = correct(title, percent), correct(RANDOM, percent)
         if own is None:
             return None
         of_each = [one["accuracy"] for seed in design.seeds if (one := results[title, percent, seed])]
-        less = None if control is None or title == RANDOM else with_interval(control - own)
-        return {**with_interval(own), "of_each_training": of_each, "random_less_this": less}
+        less = None if control is None or title == RANDOM else mean_and_interval(control - own, groups)
+        return {**mean_and_interval(own, groups), "of_each_training": of_each, "random_less_this": less}
 
     return {
         "study": NAME,
@@ -257,21 +233,18 @@ def _document(
     }
 
 
-def _plain(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
 def _as_csv(document: dict[str, Any]) -> str:
-    lines = ["method,removed_percent,accuracy,low,high,random_less_this,random_less_this_low,random_less_this_high"]
+    nothing: dict[str, Any] = {"mean": None, "interval": [None, None]}
+
+    def row(title: str, percent: str, found: dict[str, Any]) -> list[str | float | None]:
+        less = found["random_less_this"] or nothing
+        return [title, percent, found["mean"], *found["interval"], less["mean"], *less["interval"]]
+
     rows = [("nothing", "0", document["nothing_removed"])]
     rows += [(title, percent, found) for title, by in document["methods"].items() for percent, found in by.items()]
-    for title, percent, found in rows:
-        if found is not None:
-            less = found["random_less_this"] or {"mean": None, "interval": [None, None]}
-            numbers = [found["mean"], *found["interval"], less["mean"], *less["interval"]]
-            shown = ["" if number is None else f"{number:.6g}" for number in numbers]
-            lines.append(",".join([f'"{title}"' if "," in title else title, percent, *shown]))
-    return "\n".join(lines) + "\n"
+    head = ("method", "removed_percent", "accuracy", "low", "high")
+    less = ("random_less_this", "random_less_this_low", "random_less_this_high")
+    return as_csv((*head, *less), (row(*one) for one in rows if one[2] is not None))
 
 
 def _draw(path: Path, document: dict[str, Any], lineup: Lineup) -> None:

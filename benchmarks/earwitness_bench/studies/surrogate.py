@@ -22,32 +22,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from earwitness.artifacts import write_json
 from earwitness.batching import load_batch, plan_chunks
-from earwitness.classifier import AudioClassifier
-from earwitness.clips import Dataset
 from earwitness.errors import ConfigurationError, EarwitnessError
 from earwitness.fitting import fitted_identity
 from earwitness.loading import load_explainer
 from earwitness.protocols import Explainer, Progress
-from earwitness.random import Random, stream_seed
-from earwitness.registry import Registry
-from earwitness_bench.identity import environment, plugin_identity
-from earwitness_bench.isolation import isolated
 from earwitness_bench.metrics import fidelity_formulas, formulas
 from earwitness_bench.statistics import bootstrap
 from earwitness_bench.store import Store
 from earwitness_bench.studies.cells import Cell, Ran, run_cells
 from earwitness_bench.studies.figures import draw_scatter
+from earwitness_bench.studies.material import Material
+from earwitness_bench.studies.summaries import Floats
+from earwitness_bench.tabulation import json_number
 
 NAME = "surrogate"
 PERPLEXITY = 30.0
 """Of t-SNE; less where there are fewer than about a hundred clips."""
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,37 +91,41 @@ class Answers:
 
         rows = torch.cat([self.surrogate, self.probabilities], 1).numpy()
         low, high = bootstrap(rows, self.groups, of_rows).interval()
-        return {"value": _plain(of_rows(rows)), "interval": [_plain(low), _plain(high)]}
+        return {"value": json_number(of_rows(rows)), "interval": [json_number(low), json_number(high)]}
 
 
-def run_surrogate(
-    out: Path,
-    *,
-    explainer: str,
-    checkpoint: Path,
-    classifier: AudioClassifier,
-    dataset: Dataset,
-    registry: Registry,
-    progress: Progress,
-    seed: int = 0,
-    chunk_size: int = 8,
-) -> tuple[dict[str, Any], Ran]:
+@dataclass(frozen=True)
+class Design:
+    """Who is asked.
+
+    Attributes
+    ----------
+    explainer : str
+        One that decides on its own, such as ``l2i``.
+    checkpoint : Path
+        Folder of its fit.
+    seed : int
+    chunk_size : int
+        Clips at once.
+    """
+
+    explainer: str
+    checkpoint: Path
+    seed: int
+    chunk_size: int
+
+
+def run_surrogate(design: Design, out: Path, *, material: Material, progress: Progress) -> tuple[dict[str, Any], Ran]:
     """Ask classifier and surrogate; write ``surrogate.json``, ``.png`` and ``.svg``.
 
     Parameters
     ----------
+    design : Design
     out : Path
         Results folder, see :mod:`earwitness_bench.store`.
-    explainer : str
-        Of the fit.
-    checkpoint : Path
-        Folder of a fitted explainer that decides on its own.
-    classifier : AudioClassifier
-        The one that it was fitted to.
-    dataset : Dataset
-    registry : Registry
+    material : Material
+        Its classifier is the one that the explainer was fitted to.
     progress : callable (done, total, text)
-    seed, chunk_size : int
 
     Returns
     -------
@@ -144,22 +142,22 @@ def run_surrogate(
     EarwitnessError
         No clip could be explained.
     """
-    fitted = load_explainer(explainer, checkpoint=checkpoint, classifier=classifier, plugins=registry)
-    offer = registry.explainer(explainer)
+    dataset, classifier = material.dataset, material.classifier
+    fitted = load_explainer(
+        design.explainer, checkpoint=design.checkpoint, classifier=classifier, plugins=material.registry
+    )
     common = {
-        "environment": environment(classifier.device),
-        "explainer": [offer.qualified_name, plugin_identity(offer)],  # type: ignore[arg-type]
-        "fit": fitted_identity(checkpoint),
-        "classifier": classifier.checksum,
-        "seed": seed,
+        **material.identity(design.explainer),
+        "fit": fitted_identity(design.checkpoint),
+        "seed": design.seed,
     }
     store = Store(out, create=True)
-    chunks = plan_chunks(dataset.entries, chunk_size)
+    chunks = plan_chunks(dataset.entries, design.chunk_size)
     cells = [
         Cell(
             f"clips {number + 1} of {len(chunks)}",
-            {**common, "clips": [[dataset.entries[i].clip_id, dataset.entries[i].fingerprint] for i in chunk]},
-            partial(_ask, fitted, classifier, dataset, chunk, seed),
+            {**common, "clips": material.identity_of_clips(chunk)},
+            partial(_ask, fitted, material, chunk, design.seed),
         )
         for number, chunk in enumerate(chunks)
     ]
@@ -179,7 +177,7 @@ def run_surrogate(
         multilabel=classifier.multilabel,
     )
     decided = answers.probabilities.argmax(1)
-    places = embed(answers.relevance.numpy(), seed)
+    places = embed(answers.relevance.numpy(), design.seed)
     document: dict[str, Any] = {
         "study": NAME,
         "settings": common,
@@ -194,7 +192,9 @@ def run_surrogate(
         },
     }
     write_json(out / f"{NAME}.json", document)
-    title = f"{explainer} on {classifier.name}: {len(answers.groups)} clips by the relevance of their parts (t-SNE)"
+    title = (
+        f"{design.explainer} on {classifier.name}: {len(answers.groups)} clips by the relevance of their parts (t-SNE)"
+    )
     draw_scatter(out / NAME, places, document["map"]["decided"], title=title)
     return document, ran
 
@@ -211,13 +211,10 @@ def embed(relevance: Floats, seed: int) -> Floats:
     return places.astype(np.float64)
 
 
-def _ask(
-    fitted: Explainer, classifier: AudioClassifier, dataset: Dataset, chunk: Sequence[int], seed: int
-) -> dict[str, Any]:
-    batch = load_batch(dataset, chunk, classifier.rate, device=classifier.device)
-    probabilities = classifier.probabilities(batch.waveforms)
-    with isolated(stream_seed(seed, NAME, *batch.clip_ids), classifier.device):
-        found = fitted.explain(classifier, batch, target=probabilities.argmax(1), random=Random(seed, batch.clip_ids))
+def _ask(fitted: Explainer, material: Material, chunk: Sequence[int], seed: int) -> dict[str, Any]:
+    batch = load_batch(material.dataset, chunk, material.classifier.rate, device=material.classifier.device)
+    probabilities = material.classifier.probabilities(batch.waveforms)
+    found = material.explained(fitted, batch, probabilities.argmax(1), study=NAME, seed=seed).explanation
     if found.surrogate_logits is None or found.parts is None:
         raise ConfigurationError("This method does not decide on its own, or has no parts. Use one that does: l2i.")
     tensors = {
@@ -239,7 +236,3 @@ def _of_decisions(
     probabilities: Tensor,
 ) -> Tensor:
     return average_of(formula, surrogate, probabilities > 0.5)
-
-
-def _plain(value: float) -> float | None:
-    return value if np.isfinite(value) else None
