@@ -163,7 +163,10 @@ def test_every_shipped_suite_names_only_what_exists(name: str) -> None:
     assert suite.summary
     for arena in suite.arenas:
         resolved_parameters(plugins.dataset(arena.dataset.name).spec, arena.dataset.parameters)
-        resolved_parameters(plugins.classifier(arena.classifier.name).spec, arena.classifier.parameters)
+        trained = plugins.explainer if arena.train else plugins.classifier
+        resolved_parameters(trained(arena.classifier.name).spec, arena.classifier.parameters)
+        if arena.train:
+            resolved_parameters(plugins.dataset(arena.train.name).spec, arena.train.parameters)
     for entry in suite.explainers:
         spec = plugins.explainer(entry.name).spec
         resolved_parameters(spec, entry.parameters)
