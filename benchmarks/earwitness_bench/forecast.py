@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from earwitness.protocols import Progress
 from earwitness.registry import Registry
 from earwitness_bench.engines import Engine, Serial
 from earwitness_bench.engines.process import cpu_threads
@@ -34,7 +36,8 @@ class Line:
     clips_left : int
         Rows of the units in which something is missing.
     seconds_per_clip : float or None
-        As measured, its scores included; None where nothing is left, or where it must be fitted first.
+        As measured, its scores included, for a shuffled control the pace of the method that it shuffles; None where
+        nothing is left, or where it must be fitted first.
     megabytes_per_clip : float or None
         On disk: cells and maps.
     """
@@ -73,8 +76,15 @@ class Forecast:
     notes: tuple[str, ...]
 
     @property
+    def unknown(self) -> tuple[str, ...]:
+        """Explainers that nothing is known of, because they must be fitted first."""
+        return tuple(
+            dict.fromkeys(line.explainer for line in self.lines if line.clips_left and line.seconds_per_clip is None)
+        )
+
+    @property
     def seconds(self) -> float:
-        """The run's time, if workers do not slow each other down."""
+        """The run's time, if workers do not slow each other down; without those that are unknown."""
         return sum(line.seconds for line in self.lines) / self.workers
 
     @property
@@ -94,6 +104,7 @@ def forecast(
     registry: Registry,
     engine: Engine | None = None,
     device: torch.device | str = "cpu",
+    progress: Progress = lambda done, total, text: None,
 ) -> Forecast:
     """Say what a run would do. Nothing is written, and nothing is fitted; one batch is computed in a temporary folder.
 
@@ -106,6 +117,7 @@ def forecast(
     engine : Engine, optional
         Default: serial.
     device : torch.device or str
+    progress : callable (explainers measured, explainers in all, name of the next)
 
     Raises
     ------
@@ -119,16 +131,17 @@ def forecast(
         with cpu_threads(threads):
             plan, more = make_plan(suite, store, registry=registry, device=device)
             probe = Worker(plan, Store(Path(scratch) / "probe", create=True), registry)
-            lines = [
-                _line(plan, arena, contestant, store, probe)
-                for arena, lineup in enumerate(plan.lineups)
-                for contestant in range(len(lineup.contestants))
-            ]
+            lines: list[Line] = []
+            n_lines = sum(len(lineup.contestants) for lineup in plan.lineups)
+            for arena, lineup in enumerate(plan.lineups):
+                for contestant in range(len(lineup.contestants)):
+                    progress(len(lines), n_lines, lineup.contestants[contestant].title)
+                    lines.append(_line(plan, arena, contestant, store, probe, lines))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Forecast(tuple(lines), engine.workers, threads, round(peak, 1), (*notes, *more))
 
 
-def _line(plan: Plan, arena: int, contestant: int, store: Store, probe: Worker) -> Line:
+def _line(plan: Plan, arena: int, contestant: int, store: Store, probe: Worker, known: Sequence[Line]) -> Line:
     lineup = plan.lineups[arena]
     n_chunks, n_contestants = len(lineup.stage.chunks), len(lineup.contestants)
     first = sum(map(len, plan.lineups[:arena])) + contestant
@@ -146,12 +159,18 @@ def _line(plan: Plan, arena: int, contestant: int, store: Store, probe: Worker) 
         return line
     base = plan.base_of(left[0].number)
     if base is not None:
+        shuffled = lineup.contestants[contestant].shuffle_of
+        for other in known:
+            if (other.arena, other.explainer) == (line.arena, shuffled) and other.seconds_per_clip is not None:
+                return replace(
+                    line, seconds_per_clip=other.seconds_per_clip, megabytes_per_clip=other.megabytes_per_clip
+                )
         probe(Task(base))
     before = _size_mb(probe.store.folder)
     seconds = probe(Task(left[0].number)).seconds
     grown = _size_mb(probe.store.folder) - before
     clips = len(left[0].chunk)
-    return Line(line.arena, line.explainer, line.cells, line.cached, line.clips_left, seconds / clips, grown / clips)
+    return replace(line, seconds_per_clip=seconds / clips, megabytes_per_clip=grown / clips)
 
 
 def _found(unit: Unit, store: Store) -> int:
@@ -178,14 +197,18 @@ def as_text(found: Forecast) -> str:
             if line.arena == arena:
                 pace = "" if line.seconds_per_clip is None else f"{line.seconds_per_clip:.3f}"
                 lines.append(f"{line.cells:>8} {line.cached:>8} {line.clips_left:>11} {pace:>9}  {line.explainer}")
-    unknown = [line.explainer for line in found.lines if line.clips_left and line.seconds_per_clip is None]
-    if unknown:
-        lines.append(f"Not estimated, because they must be fitted first: {', '.join(dict.fromkeys(unknown))}.")
+    if found.unknown:
+        lines.append(f"Not estimated, because they must be fitted first: {'; '.join(found.unknown)}.")
     lines += [f"note: {note}" for note in found.notes]
+    cells = f"{sum(line.cached for line in found.lines)} of {sum(line.cells for line in found.lines)} cells are there."
+    if not any(line.seconds_per_clip is not None for line in found.lines):
+        return "\n".join([*lines, f"{cells} What the rest takes is not known." if found.unknown else cells])
+    takes, without = "takes about", ""
+    if found.unknown:
+        takes, without = "takes at least", f", without {len(found.unknown)} explainers that must be fitted first"
     lines.append(
-        f"{sum(line.cached for line in found.lines)} of {sum(line.cells for line in found.lines)} cells are there. The "
-        f"rest takes about {_duration(found.seconds)} with {found.workers} x {found.threads} threads, "
-        f"{found.peak_memory_mb:.0f} MB of memory for each worker, and {found.disk_mb:.1f} MB on disk."
+        f"{cells} The rest {takes} {_duration(found.seconds)} with {found.workers} x {found.threads} threads, "
+        f"{found.peak_memory_mb:.0f} MB of memory for each worker, and {found.disk_mb:.1f} MB on disk{without}."
     )
     return "\n".join(lines)
 

@@ -226,7 +226,7 @@ def _read(source: str | Path) -> tuple[Path, dict[str, Any]]:
         return path, tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigurationError(
-            f"There is no suite file {source}. Give a TOML file, or a shipped suite: {', '.join(shipped)}."
+            f"There is no suite file {source}. {nearest(str(source).removeprefix(_OWN), shipped)} Or give a TOML file."
         ) from None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error

@@ -313,7 +313,8 @@ def load_fitted(registry: Registry, folder: Path, classifier: AudioClassifier) -
     if fitted_to["checksum"] != classifier.checksum:
         raise CheckpointError(
             f"{folder} was fitted to {fitted_to['name']} ({fitted_to['checksum'][:12]}…), which is not the "
-            f"{classifier.name} in use ({classifier.checksum[:12]}…). Fit it again: earwitness fit."
+            f"{classifier.name} in use ({classifier.checksum[:12]}…). Use it with {fitted_to['name']} (--classifier, "
+            "with its weights), or fit to this one: earwitness fit."
         )
     explainer = build(registry.explainer(stored["explainer"]).spec, stored["parameters"])
     if not isinstance(explainer, Fittable):

@@ -23,7 +23,7 @@ from earwitness.artifacts import digest_of
 from earwitness.errors import StoreError
 from earwitness_bench.commands.bench import bench as bench_command
 from earwitness_bench.commands.reproduce import reproduce as reproduce_command
-from earwitness_bench.forecast import forecast
+from earwitness_bench.forecast import as_text, forecast
 from earwitness_bench.monitor import Began, BrokeOff, Ended, Log, Planned, Said, Tally
 from earwitness_bench.reproduction import reproduce
 from earwitness_bench.runner import run_suite
@@ -194,11 +194,36 @@ def test_a_forecast_is_of_the_right_size(tmp_path: Path) -> None:
     assert sum(line.cells - line.cached for line in found.lines) == 0
 
 
-def test_a_forecast_fits_nothing(tmp_path: Path) -> None:
-    suite = suite_of({"name": "fitted", "fit": {"name": "tones"}}, "ideal")
-    found = forecast(suite, tmp_path, registry=stub_registry())
+def test_a_forecast_fits_nothing_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    entry = {"name": "fitted", "fit": {"name": "tones"}}
+    found = forecast(suite_of(entry, "ideal"), tmp_path, registry=stub_registry())
     assert CALLS["fit"] == 0
     assert {line.explainer: line.seconds_per_clip is None for line in found.lines} == {"fitted": True, "ideal": False}
+    assert "takes at least" in as_text(found)
+    assert "without 1 explainers that must be fitted first" in as_text(found)
+    nothing = as_text(forecast(suite_of(entry), tmp_path, registry=stub_registry()))
+    assert nothing.endswith("What the rest takes is not known.")
+
+
+def test_a_forecast_takes_shuffled_controls_for_as_slow_as_what_they_shuffle(tmp_path: Path) -> None:
+    asked: list[str] = []
+    found = forecast(
+        suite_of("ideal", controls=True),
+        tmp_path,
+        registry=stub_registry(),
+        progress=lambda done, total, text: asked.append(text),
+    )
+    paces = {line.explainer: line.seconds_per_clip for line in found.lines}
+    assert paces["shuffled: ideal"] == paces["ideal"]
+    assert asked == list(paces), "one after the other, each by its name"
+
+
+def test_what_contradicts_itself_is_refused(suite_file: Path, tmp_path: Path) -> None:
+    both = bench(suite_file, "--quick", "--out", tmp_path / "out")
+    assert (both.exit_code, "not both" in both.stderr) == (2, True)
+    nothing = bench(suite_file, "--only-failed", "--out", tmp_path / "none")
+    assert (nothing.exit_code, "nothing has failed there" in nothing.stderr) == (2, True)
+    assert not (tmp_path / "none").exists()
 
 
 # --- computing a result again

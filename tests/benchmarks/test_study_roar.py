@@ -324,7 +324,7 @@ def test_the_commands_of_the_page_on_sanity_checks_run(tmp_path: Path, monkeypat
     page = (Path(__file__).parents[2] / "docs" / "sanity.md").read_text(encoding="utf-8")
     (toml,), (commands,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("toml", "bash"))
     monkeypatch.chdir(tmp_path)
-    Path("small.toml").write_text(toml)
+    Path("checks.toml").write_text(toml)
     for line in commands.strip().splitlines():
         done = CliRunner().invoke(shell, shlex.split(line)[1:])
         assert done.exit_code == 0, done.output

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.progress import progress_bar
 from earwitness.cli.shell import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -77,8 +78,12 @@ def bench(
     from earwitness_bench.engines import make_engine
     from earwitness_bench.suite import load_suite, shipped_suites
 
-    if quick == bool(suite):
+    if quick and suite:
+        raise click.UsageError(f"Give either {suite} or --quick, not both.")
+    if not quick and not suite:
         raise click.UsageError(f"Give a suite file, --quick, or a shipped suite: {', '.join(shipped_suites())}.")
+    if only_failed and not (out / "plan.json").is_file():
+        raise click.UsageError(f"{out} holds no results: nothing has failed there. Leave out --only-failed.")
     loaded = load_suite(suite or shipped_suites()["quick"])
     usual = "ray" if address else "joblib" if jobs else "serial"
     engine = make_engine(engine_name or usual, jobs=jobs, address=address)
@@ -167,5 +172,6 @@ def _say(summary: Summary, out: Path, seconds: float, as_json: bool, shard: tupl
 def _say_plan(suite: Suite, out: Path, engine: Engine, device: str, as_json: bool) -> None:
     from earwitness_bench.forecast import as_text, forecast
 
-    found = forecast(suite, out, registry=current_registry(), engine=engine, device=device)
+    with progress_bar("measuring a batch of each explainer") as progress:
+        found = forecast(suite, out, registry=current_registry(), engine=engine, device=device, progress=progress)
     click.echo(json.dumps(found.document(), indent=1) if as_json else as_text(found))

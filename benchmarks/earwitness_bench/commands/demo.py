@@ -40,7 +40,7 @@ REAL_CLASSES = ("dog", "rooster", "crying_baby")
     metavar="DIR",
     help="Folder for sounds, pictures and results.",
 )
-@click.option("--esc10", type=click.Path(path_type=Path), metavar="DIR", help="A copy of ESC-10; see below.")
+@click.option("--esc10", type=click.Path(path_type=Path), metavar="DIR", help="A copy of ESC-10; see above.")
 def demo(out: Path, esc10: Path | None) -> None:
     """A first tour: explanations one can hear, with verdicts, and a leaderboard.
 

@@ -251,6 +251,8 @@ def _notes(standings: list[Standing], missing_cells: int) -> list[str]:
         if line.skipped:
             notes.append(f"{line.explainer}: does not apply to {line.skipped} of {rows}")
     below = [line.explainer for line in standings if line.above_control.startswith("0/")]
-    if below:
+    if any(line.above_control == "0/0" for line in standings):
+        notes.append("no column of this suite is a headline, so nothing is ranked")
+    elif below and not missing_cells:
         notes.append(f"not above control on any headline column: {', '.join(below)}")
     return notes

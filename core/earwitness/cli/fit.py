@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -92,4 +93,7 @@ def fit(
     else:
         done = "trained" if chosen is None else f"fitted to {chosen.name}"
         click.echo(f"{explainer} is {done} on {len(train)} clips ({seconds:g} s): {out}")
-        click.echo(f"use it:  earwitness explain FILE --explainer {explainer} --checkpoint {out}")
+        words = [] if chosen is None else ["--classifier", classifier, *(["--weights", weights] if weights else [])]
+        words += [word for param in classifier_params for word in ("--classifier-param", param)]
+        words += ["--explainer", explainer, "--checkpoint", str(out)]
+        click.echo(f"use it:  earwitness explain FILE {shlex.join(words)}")

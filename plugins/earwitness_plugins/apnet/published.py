@@ -118,7 +118,9 @@ def convert(
         with np.load(arrays, allow_pickle=False) as file:
             state = state_of_published(dict(file))
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{arrays} is not a readable NPZ file: {error}.") from error
+        raise CheckpointError(
+            f"{arrays} is not a readable NPZ file of plain arrays. Write one with numpy.savez."
+        ) from error
     document = {"labels": list(labels), "scaler": list(scaler), "configuration": configuration}
     _classifier(state, document)
     save_tensors(out, state, {"apnet": document})
