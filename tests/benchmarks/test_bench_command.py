@@ -136,8 +136,9 @@ def test_ctrl_c_ends_a_run_and_its_workers_at_once_and_it_goes_on_from_there(tmp
         '[[explainers]]\nname = "ideal"\nparameters = { pause_s = 0.1 }\n[[metrics]]\nname = "mean-map"\n'
     )
     code = (
-        "import sys, bench_stubs, earwitness_bench.commands.bench as b; b.current_registry = bench_stubs.stub_registry;"
-        "b.bench(sys.argv[1:])"
+        "import signal, sys, bench_stubs, earwitness_bench.commands.bench as b;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell's background jobs ignore it
+        "b.current_registry = bench_stubs.stub_registry; b.bench(sys.argv[1:])"
     )
     arguments = [str(suite), "--out", str(tmp_path / "out"), "--jobs", "1"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
