@@ -52,15 +52,12 @@ class ExampleFiles:
     ----------
     folder : Path
         Gets a folder ``examples`` with a sound for each, and ``examples.png`` where they are compared band by band.
-        What an earlier run left of these is removed.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._nearest: dict[str, tuple[Example, float]] = {}
         self._n_windows = self._n_alien = 0
-        for stale in (*folder.glob("examples/example-*.wav"), *folder.glob("examples.png")):
-            stale.unlink()
 
     def add(self, explanation: Explanation, starts_s: Sequence[float]) -> None:
         """Add a batch of windows that begin at these times, length B; one without examples adds nothing."""

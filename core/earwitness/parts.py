@@ -102,8 +102,7 @@ class PartFiles:
     Parameters
     ----------
     folder : Path
-        Gets a folder ``parts``, with a sound and a file of maps for each part, and ``parts.png``. What an earlier run
-        left of these is removed.
+        Gets a folder ``parts``, with a sound and a file of maps for each part, and ``parts.png``.
     rate : int
         In Hz.
     duration_s : float
@@ -137,9 +136,6 @@ class PartFiles:
         self._weights = torch.zeros(0, dtype=torch.float64)
 
     def __enter__(self) -> Self:
-        for stale in (*self._folder.glob("parts/part-*.wav"), *self._folder.glob("parts/part-*.safetensors")):
-            stale.unlink()
-        (self._folder / "parts.png").unlink(missing_ok=True)
         return self
 
     def __exit__(

@@ -23,9 +23,10 @@ from earwitness.audio.files import CLIPPED_LEVEL, Recording, is_constant, open_r
 from earwitness.audio.rules import Energy, Rule
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Clip
-from earwitness.errors import AudioError, StoreError
+from earwitness.errors import AudioError
 from earwitness.examples import ExampleFiles, RecordedExample
 from earwitness.explanation import Explanation, Route, Scale
+from earwitness.output_folder import clear, writable
 from earwitness.parts import ExplainedPart, PartFiles
 from earwitness.pictures import draw_explanation
 from earwitness.protocols import Explainer, Progress
@@ -180,7 +181,7 @@ def explain_recording(
     settings = settings or Settings()
     recording = open_recording(path)
     target = None if settings.label is None else classifier.target_of(settings.label)
-    folder = _writable(Path(out))
+    folder = writable(Path(out))
     job = _Job(recording, classifier, explainer, explainer_name, settings, folder, progress)
     return job.run(target)
 
@@ -221,6 +222,7 @@ class _Job:
 
     def run(self, target: int | None) -> ExplainedRecording:
         heard = self._listen()
+        clear(self.folder, keep=self.recording.path)
         notes = self._notes(heard)
         audible = [p for p, constant in zip(heard.probabilities, heard.constant, strict=True) if not constant]
         if not audible or self.recording.is_constant():
@@ -431,16 +433,3 @@ class _Job:
         }
         write_json(self.folder / "explanation.json", document)
         return ExplainedRecording(self.folder, label, ranking, verdict, tuple(notes), parts, examples)
-
-
-def _writable(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".earwitness"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StoreError(
-            f"Cannot write to the output folder {folder}: {error.strerror}. Choose another with --out."
-        ) from error
-    return folder

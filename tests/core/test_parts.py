@@ -201,6 +201,20 @@ def test_a_second_run_leaves_nothing_of_the_first(tmp_path: Path) -> None:
     assert names == ["part-1.safetensors", "part-1.wav", "part-2.safetensors", "part-2.wav"]
 
 
+def test_silence_leaves_nothing_of_the_explanation_before(tmp_path: Path) -> None:
+    out = explained(tmp_path, Bands(4), match_loudness=True).folder
+    (out / "mine.txt").write_text("stays")
+    soundfile.write(tmp_path / "silence.wav", torch.zeros(16000).numpy(), 16000)
+    explain_recording(tmp_path / "silence.wav", out, classifier=TOY, explainer=Bands(4), explainer_name="bands")
+    assert sorted(path.name for path in out.iterdir()) == ["explanation.json", "mine.txt"]
+
+
+def test_a_recording_in_the_output_folder_is_not_removed(tmp_path: Path) -> None:
+    path = recording(tmp_path / "rest_of_it.wav", 1).rename(tmp_path / "heard_loud.wav")
+    explain_recording(path, tmp_path, classifier=TOY, explainer=Bands(2), explainer_name="bands")
+    assert path.exists()
+
+
 def test_a_method_without_parts_writes_none(tmp_path: Path) -> None:
     class NoParts(Bands):
         def explain(self, *arguments: Any, **named: Any) -> Explanation:
