@@ -87,7 +87,7 @@ class ClipList:
             raise AudioError(f"The clips of a data set need one rate, got {sorted(rates)} Hz. Resample them first.")
         self.rate = rates.pop() if rates else 0
         self.labels = tuple(sorted({label for clip in clips for label in clip.labels}) if labels is None else labels)
-        self.entries = [
+        self.entries: Sequence[Entry] = [
             Entry(clip.clip_id, clip.group, clip.labels, clip.waveform.shape[0], _fingerprint(clip)) for clip in clips
         ]
         self.notes: Sequence[str] = ()

@@ -90,7 +90,10 @@ class Fittable(Protocol):
 
 @runtime_checkable
 class SelfExplaining(Protocol):
-    """A classifier that explains itself: an explainer of scope ``by-design``. It is trained, not fitted to another."""
+    """A classifier that explains itself: an explainer of scope ``by-design``. It is trained, not fitted to another.
+
+    It may say by an attribute ``epoch`` after which epoch, from 1, the weights were taken that it kept.
+    """
 
     def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:
         """See :class:`Explainer`. ``classifier`` is one of its own kind, from :meth:`as_classifier` as a rule.

@@ -271,6 +271,11 @@ def earwitness_commands() -> Iterator[CommandSpec]:
         summary="How often a classifier is right on a data set.",
     )
     yield CommandSpec(
+        name="cross-validate",
+        target="earwitness_plugins.classifiers.cross_validate_command:cross_validate",
+        summary="Accuracy of networks over rotating folds, beside each other, with their parameters.",
+    )
+    yield CommandSpec(
         name="convert-apnet",
         target="earwitness_plugins.apnet.convert_command:convert_apnet",
         summary="Turn the authors' weights of APNet into a classifier.",

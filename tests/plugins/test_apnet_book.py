@@ -20,11 +20,11 @@ from earwitness.batching import ClipList
 from earwitness.cli.shell import shell
 from earwitness.clips import Clip
 from earwitness.errors import StoreError
-from earwitness_plugins.apnet.book import LEVEL, write_book
+from earwitness_plugins.apnet.book import write_book
 from earwitness_plugins.apnet.explainer import APNet
 from earwitness_plugins.apnet.history import History
 from earwitness_plugins.apnet.network import similarity
-from earwitness_plugins.apnet.prototypes import Neighbour
+from earwitness_plugins.apnet.prototypes import LEVEL, Neighbour
 
 NASTY = "<img src=x onerror=alert(1)> $\\frac$"
 

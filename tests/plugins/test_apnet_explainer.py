@@ -313,9 +313,16 @@ def test_the_scaler_is_the_range_of_all_training_cells(trained: APNet) -> None:
     assert (float(scaled.min()), float(scaled.max())) == pytest.approx((-1, 1), abs=1e-5)
 
 
-@pytest.mark.parametrize("augmentation", [None, {"shift": True, "mix_share": 0.5, "noise_share": 0.5}])
-def test_a_resumed_training_ends_as_one_in_one_go(tmp_path: Path, augmentation: Any) -> None:
-    training = {**TRAINING, "epochs": 4, "augmentation": augmentation}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"augmentation": {"shift": True, "mix_share": 0.5, "noise_share": 0.5}},
+        {"schedule": "one-cycle", "averaging_steps": 5},
+    ],
+)
+def test_a_resumed_training_ends_as_one_in_one_go(tmp_path: Path, changes: Any) -> None:
+    training = {**TRAINING, "epochs": 4, **changes}
     parameters = {"model": MODEL, "training": training}
     whole = train_apnet(tmp_path / "whole", parameters=parameters)
     for epoch in (1, 3):
@@ -350,6 +357,35 @@ def test_training_stops_when_it_no_longer_gets_better_and_keeps_the_first_best(t
     assert (result.epoch, len(result.curves.loss)) == (1, 4)  # nothing is better than the first epoch
     assert accuracy(net, features, torch.arange(6) % 3, CONFIGURATION.windows) == result.curves.validation_accuracy[0]
     assert all(torch.allclose(result.state_dict[n], v, atol=1e-6) for n, v in before.items() if "frequency" not in n)
+
+
+def test_averaged_weights_are_the_plain_mean_of_few_steps(tmp_path: Path) -> None:
+    recipe = Recipe(epochs=3, batch_size=6, schedule="one-cycle")
+    seen: list[Tensor] = []
+
+    def trained_by(recipe: Recipe) -> Tensor:
+        data, net = data_and_network(recipe)
+        result = train_network(
+            net, data, CONFIGURATION.windows, recipe=recipe, seed=0, validation=None,
+            workspace=Workspace(tmp_path / str(recipe.averaging_steps), "key"),
+            progress=lambda *_: seen.append(net.prototypes.detach().clone()),
+        )  # fmt: skip
+        return result.state_dict["prototypes"]
+
+    assert torch.equal(trained_by(recipe), seen[-1])
+    assert torch.allclose(trained_by(replace(recipe, averaging_steps=100)), torch.stack(seen[:3]).mean(0), atol=1e-6)
+    assert not torch.allclose(seen[0], seen[2], atol=1e-4)
+
+
+def test_the_published_learning_rate_stays_and_that_of_one_cycle_rises_and_falls() -> None:
+    constant = Recipe(epochs=10, learning_rate=0.1)
+    assert {constant.learning_rate_at(step, 4) for step in range(40)} == {0.1}
+    rates = [replace(constant, schedule="one-cycle").learning_rate_at(step, 4) for step in range(40)]
+    peak = rates.index(max(rates))
+    assert rates == sorted(rates[:peak]) + sorted(rates[peak:], reverse=True)
+    assert peak == 6
+    assert max(rates) == pytest.approx(0.1, rel=0.01)
+    assert rates[-1] < 1e-3
 
 
 def test_a_training_that_diverges_stops_with_its_last_good_epoch_kept(tmp_path: Path) -> None:

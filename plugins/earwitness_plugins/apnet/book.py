@@ -6,7 +6,7 @@ M prototypes, K classes, F bands and T frames of the input.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from earwitness.artifacts import write_atomically, write_json
 from earwitness.audio.files import write_audio
+from earwitness.classifier import AudioClassifier
 from earwitness.clips import Dataset
 from earwitness.errors import StoreError
 from earwitness.pictures import RANGE_DB
@@ -24,10 +25,17 @@ from earwitness_plugins.apnet.configuration import Configuration
 from earwitness_plugins.apnet.figures import draw_class_weights, draw_frequency_weights, draw_prototypes
 from earwitness_plugins.apnet.history import History
 from earwitness_plugins.apnet.local import PrototypeClassifier
+from earwitness_plugins.apnet.prototypes import LEVEL
+from earwitness_plugins.apnet.recognition import (
+    Recognition,
+    Share,
+    Sounds,
+    check_judges,
+    judged,
+    prototype_sounds,
+    references,
+)
 from earwitness_plugins.apnet.trained import Gallery, TrainedAPNet
-
-LEVEL = 0.5
-"""Peak of every prototype's sound: they are compared by what they are, not by how loud."""
 
 _DOCUMENT, _PROTOTYPES, _CLIPS = "book.json", "prototypes", "clips"
 
@@ -54,6 +62,7 @@ def write_book(
     *,
     history: History,
     clips: Dataset | None = None,
+    judges: Mapping[str, AudioClassifier] | None = None,
     progress: Progress = lambda done, total, text: None,
 ) -> dict[str, Any]:
     """Write the book; one that is there already is replaced.
@@ -68,6 +77,8 @@ def write_book(
         What was done to the network since it was trained.
     clips : Dataset, optional
         Where the training clips are: those that are near a prototype are heard too.
+    judges : dict of str to AudioClassifier, optional
+        Who says what the prototypes sound like; see :mod:`~.recognition`.
     progress : callable (done, total, text)
 
     Returns
@@ -79,12 +90,18 @@ def write_book(
     ------
     StoreError
         The folder holds something else, or cannot be written to.
+    ConfigurationError
+        A judge knows none of the prototypes' classes.
     """
-    _make_room(folder)
     assert trained.gallery is not None
+    judges, sounds = judges or {}, prototype_sounds(trained, configuration)
+    check_judges(judges, sounds.classes)
+    _make_room(folder)
     bands_hz = _draw(folder, trained, configuration, progress)
     heard = {} if clips is None else _write_clips(folder, trained.gallery, clips, progress)
-    prototypes = [_prototype(folder, trained, configuration, j) for j in range(len(trained.gallery))]
+    beside = references(trained, configuration, clips, progress) if judges and clips is not None else None
+    recognitions = [judged(name, judge, sounds, beside, progress) for name, judge in judges.items()]
+    prototypes = [_prototype(folder, trained, sounds, recognitions, j) for j in range(len(trained.gallery))]
     scores = trained.curves.validation_accuracy
     document = {
         "labels": list(trained.labels),
@@ -95,6 +112,7 @@ def write_book(
         "edits": [edit.describe(trained.labels) for edit in history.edits],
         "bands_hz": [round(hz, 1) for hz in bands_hz.tolist()],
         "clips": {name: asdict(clip) for name, clip in heard.items()},
+        "recognition": [_recognised(recognition) for recognition in recognitions],
         "prototypes": prototypes,
     }
     page = _environment().get_template("book.html").render(book=document, level=LEVEL, range_db=round(RANGE_DB))
@@ -143,23 +161,44 @@ def _draw(folder: Path, trained: TrainedAPNet, configuration: Configuration, pro
     return bands_hz
 
 
-def _prototype(folder: Path, trained: TrainedAPNet, configuration: Configuration, j: int) -> dict[str, Any]:
+def _prototype(
+    folder: Path, trained: TrainedAPNet, sounds: Sounds, recognitions: Sequence[Recognition], j: int
+) -> dict[str, Any]:
     """What the book says of one prototype; writes its sound."""
     gallery, labels = trained.gallery, trained.labels
     assert gallery is not None
-    sound, peak = gallery.sounds[j], float(gallery.sounds[j].abs().max())
+    peak = float(gallery.sounds[j].abs().max())
     if peak > 0:
-        write_audio(folder / _file(j, "wav"), sound * (LEVEL / peak), configuration.rate)
+        write_audio(folder / _file(j, "wav"), sounds.waveforms[j], sounds.rate)
+    answers = {recognition.judge: recognition.answers[j] for recognition in recognitions}
     weights = trained.network.class_weights[j].tolist()
     return {
         "number": j + 1,
-        "label": labels[int(gallery.classes[j])],
+        "label": sounds.classes[j],
         "picture": _file(j, "png"),
         "sound": _file(j, "wav") if peak > 0 else None,
         "gain": LEVEL / peak if peak > 0 else None,
+        "heard_as": {name: None if answer is None else asdict(answer) for name, answer in answers.items()},
         "class_weights": dict(zip(labels, weights, strict=True)),
         "frequency_weights": trained.network.frequency_weights[j].tolist(),
         "nearest": [asdict(neighbour) for neighbour in gallery.nearest[j]],
+    }
+
+
+def _recognised(recognition: Recognition) -> dict[str, Any]:
+    """What the book says of one judge."""
+
+    def counted(share: Share | None) -> dict[str, Any] | None:
+        return None if share is None else {**asdict(share), "share": share.share}
+
+    return {
+        "judge": recognition.judge,
+        "classes": recognition.n_classes,
+        "chance": recognition.chance,
+        "prototypes": counted(recognition.prototypes),
+        "nearest": counted(recognition.recorded),
+        "nearest_inverted": counted(recognition.inverted),
+        "nearest_reconstructed": counted(recognition.reconstructed),
     }
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from earwitness.cli.context import current_registry
 from earwitness.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from earwitness.classifier import AudioClassifier
 
 
 @click.command("prototypes")
@@ -16,18 +20,38 @@ from earwitness.cli.progress import progress_bar
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="BOOK", help="Folder for the book.")
 @click.option("--dataset", metavar="NAME", help="The training data: the nearest clips are heard too.")
 @click.option("--dataset-param", "dataset_params", metavar="NAME=VALUE", multiple=True, help='Such as "folds=[1,2,3]".')
+@click.option(
+    "--judge",
+    "judges",
+    metavar="NAME",
+    multiple=True,
+    help="A classifier that says what each prototype sounds like: a name from `earwitness list classifiers`, with "
+    'parameters as in "yamnet(regroup=esc10)". May be given several times.',
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-def prototypes(folder: Path, out: Path, dataset: str | None, dataset_params: tuple[str, ...], as_json: bool) -> None:
+def prototypes(
+    folder: Path,
+    out: Path,
+    dataset: str | None,
+    dataset_params: tuple[str, ...],
+    judges: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Write the prototypes of a trained APNet as a book: one folder of HTML with pictures and sounds.
 
     DIR is the folder that `earwitness fit apnet` left, refined or not. Of every prototype there are its spectrogram,
     its sound, its class, what it says for and against each class, and the training clips that are nearest to it. The
     book opens from disk and needs no network; a book that is in BOOK already is replaced.
 
+    A judge hears the sound of each prototype as the book plays it: how often does it recognise the class? With
+    --dataset it hears the nearest training windows too: as recorded, through the mel inversion that makes the
+    prototypes' sounds, and through encoder, decoder and inversion.
+
     \b
     Example:
       earwitness fit apnet --dataset esc10 --dataset-param "folds=[1,2,3]" --out DIR
       earwitness prototypes DIR --dataset esc10 --dataset-param "folds=[1,2,3]" --out book
+      earwitness prototypes DIR --judge esc10-cnn --judge yamnet-esc10 --out book
     """
     from earwitness.errors import ConfigurationError
     from earwitness.loading import load_dataset
@@ -36,7 +60,7 @@ def prototypes(folder: Path, out: Path, dataset: str | None, dataset_params: tup
     from earwitness_plugins.apnet.workshop import Workshop
 
     plugins = current_registry()
-    workshop, clips = Workshop(folder, plugins), None
+    workshop, clips, listeners = Workshop(folder, plugins), None, _load_judges(judges)
     if dataset is not None:
         clips = load_dataset(dataset, parameters=parse_assignments(dataset_params), plugins=plugins)
     elif dataset_params:
@@ -48,6 +72,7 @@ def prototypes(folder: Path, out: Path, dataset: str | None, dataset_params: tup
             workshop.apnet.configuration,
             history=workshop.history,
             clips=clips,
+            judges=listeners,
             progress=progress,
         )
     if as_json:
@@ -56,3 +81,36 @@ def prototypes(folder: Path, out: Path, dataset: str | None, dataset_params: tup
     click.echo(f"{len(book['prototypes'])} prototypes of {len(book['labels'])} classes: open {out / 'index.html'}")
     if book["without_prototypes"]:
         click.echo(f"note: no prototype stands for {', '.join(book['without_prototypes'])}")
+    for said in book["recognition"]:
+        _say(said)
+
+
+def _load_judges(texts: tuple[str, ...]) -> dict[str, AudioClassifier]:
+    """Judges by how they were named: ``NAME``, or ``NAME(PARAMETER=VALUE,…)``, as a leaderboard writes its titles."""
+    from earwitness.errors import ConfigurationError
+    from earwitness.loading import load_classifier
+    from earwitness.parameters import parse_assignments
+
+    found: dict[str, AudioClassifier] = {}
+    for text in texts:
+        name, _, rest = text.strip().partition("(")
+        if text in found or (rest and not rest.endswith(")")):
+            wrong = "is given twice" if text in found else "has no closing parenthesis"
+            raise ConfigurationError(f"The judge {text!r} {wrong}. Write NAME, or NAME(PARAMETER=VALUE).")
+        parameters = parse_assignments(rest[:-1].split(",")) if rest else {}
+        found[text] = load_classifier(name.strip(), parameters=parameters, plugins=current_registry())
+    return found
+
+
+def _say(said: dict[str, Any]) -> None:
+    """Print what a judge recognised, for a person."""
+    click.echo(f"{said['judge']} recognises {_counted(said['prototypes'])} prototypes; by chance {said['chance']:.0%}")
+    if said["nearest"]:
+        kinds = ("recorded", "inverted", "reconstructed")
+        counts = (said["nearest"], said["nearest_inverted"], said["nearest_reconstructed"])
+        texts = [f"{_counted(count)} {kind}" for count, kind in zip(counts, kinds, strict=True)]
+        click.echo(f"  of their nearest training windows: {', '.join(texts)}")
+
+
+def _counted(share: dict[str, Any]) -> str:
+    return f"{share['recognised']} of {share['asked']} ({share['share']:.0%})"

@@ -12,10 +12,14 @@ from earwitness.errors import ConfigurationError, nearest
 from earwitness_plugins.apnet.front_end import PaddedLogMel, Windows
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes, check_divides_by_four
 from earwitness_plugins.classifiers.augmentation import Augmentation
+from earwitness_plugins.classifiers.descent import one_cycle
 
 _T = TypeVar("_T")
 
 PrototypeStart = Literal["uniform", "data"]
+Schedule = Literal["constant", "one-cycle"]
+
+_WARM_UP = 0.15  # share of the steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,12 @@ class Recipe:
         UrbanSound8K only), instead of at random.
     prototypes : {"uniform", "data"}
         The prototypes start as small random numbers (published), or as latent maps of training clips of their class.
+    schedule : {"constant", "one-cycle"}
+        The learning rate stays as it is (published), or rises during the first 15 % of the steps and falls along half
+        a cosine.
+    averaging_steps : int
+        Memory, in steps, of the running average of the weights that is validated and kept; 1 averages nothing
+        (published).
     augmentation : Augmentation, optional
         Of the training clips (none is published). A dict of its attributes will do.
 
@@ -129,20 +139,30 @@ class Recipe:
     unit_norm: bool = True
     class_blocks: bool = False
     prototypes: PrototypeStart = "uniform"
+    schedule: Schedule = "constant"
+    averaging_steps: int = 1
     augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.augmentation, Mapping):
             object.__setattr__(self, "augmentation", changed(Augmentation(), self.augmentation, "augmentation"))
-        if min(self.epochs, self.batch_size, self.patience) < 1 or not self.learning_rate > 0:
-            raise ConfigurationError(f"Epochs, batch size, patience and learning rate must be positive, got {self}.")
+        counts = (self.epochs, self.batch_size, self.patience, self.averaging_steps)
+        if min(counts) < 1 or not self.learning_rate > 0:
+            raise ConfigurationError(
+                f"Epochs, batch size, patience, averaging steps and learning rate must be positive, got {self}."
+            )
         if min(self.alpha, self.beta, self.gamma) < 0:
             raise ConfigurationError(f"Weights of losses must not be negative, got {self}.")
-        if self.prototypes not in get_args(PrototypeStart):
-            raise ConfigurationError(
-                f"Prototypes cannot start from {self.prototypes!r}. "
-                f"{nearest(str(self.prototypes), get_args(PrototypeStart))}"
-            )
+        for name, choices in (("prototypes", get_args(PrototypeStart)), ("schedule", get_args(Schedule))):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ConfigurationError(f"The recipe's {name} cannot be {value!r}. {nearest(str(value), choices)}")
+
+    def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:
+        """Learning rate of step 0, 1, …"""
+        if self.schedule == "constant":
+            return self.learning_rate
+        return one_cycle(self.learning_rate, step, self.epochs * steps_per_epoch, warm_up=_WARM_UP)
 
 
 PUBLISHED: dict[str, tuple[Configuration, Recipe]] = {

@@ -10,12 +10,12 @@ from earwitness.fitting import Workspace
 from earwitness.protocols import Progress
 from earwitness.random import stream_seed
 from earwitness_plugins.apnet.configuration import Configuration, Recipe
-from earwitness_plugins.apnet.data import Recordings, labelled_windows
+from earwitness_plugins.apnet.data import Recordings, checked_features, labelled_windows
 from earwitness_plugins.apnet.front_end import PaddedLogMel
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork
 from earwitness_plugins.apnet.trained import TrainedAPNet, make_gallery
 from earwitness_plugins.apnet.training import train_network
-from earwitness_plugins.classifiers.training_data import TrainingData, features_of
+from earwitness_plugins.classifiers.training_data import TrainingData
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,12 @@ class Course:
         ------
         ClassifierError
             The loss is no longer finite.
+        AudioError
+            Features of the held-out clips are NaN or infinite.
         """
         front_end, validation = self.front_end, None
         if held_out is not None:
-            validation = (features_of(front_end, held_out.waveforms, self.device), held_out.classes.to(self.device))
+            validation = (checked_features(held_out, front_end, self.device), held_out.classes.to(self.device))
         result = train_network(
             network.to(self.device),
             TrainingData((clips.waveforms, clips.classes), front_end, self.device, self.recipe.augmentation),

@@ -5,7 +5,7 @@ N clips, T samples, F bands, W frames of a window, P windows of a clip, K classe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from earwitness.audio.files import CONSTANT_RANGE
 from earwitness.clips import Clip, Dataset
-from earwitness.errors import ConfigurationError, DatasetError, SilentAudioError
+from earwitness.errors import AudioError, ConfigurationError, DatasetError, SilentAudioError
 from earwitness.protocols import Progress
 from earwitness_plugins.apnet.configuration import Configuration
 from earwitness_plugins.apnet.front_end import PaddedLogMel
@@ -94,12 +94,12 @@ def check_complete(labels: Sequence[str], dataset: Dataset) -> None:
         )
 
 
-def fit_scaler(waveforms: Tensor, configuration: Configuration, device: torch.device) -> tuple[float, float]:
+def fit_scaler(clips: Recordings, configuration: Configuration, device: torch.device) -> tuple[float, float]:
     """Smallest and largest value in dB over all cells of all training clips: one global min-max scaler.
 
     Parameters
     ----------
-    waveforms : Tensor (N, T), float32
+    clips : Recordings
     configuration : Configuration
     device : torch.device
 
@@ -107,16 +107,38 @@ def fit_scaler(waveforms: Tensor, configuration: Configuration, device: torch.de
     ------
     ConfigurationError
         They are the same: the clips are silent.
+    AudioError
+        See :func:`checked_features`.
     """
     front_end = configuration.front_end(*_UNSCALED).to(device)
-    ranges = [features_of(front_end, chunk, device).aminmax() for chunk in torch.split(waveforms, 256)]
+    ranges = [checked_features(chunk, front_end, device).aminmax() for chunk in _in_chunks(clips, 256)]
     low, high = min(float(r.min) for r in ranges), max(float(r.max) for r in ranges)
     if not low < high:
         raise ConfigurationError(
-            f"A scaler cannot be fitted to {len(waveforms)} training clips of {low:g} dB throughout: they are silent. "
-            "Were the files decoded?"
+            f"A scaler cannot be fitted to {len(clips.clip_ids)} training clips of {low:g} dB throughout: they are "
+            "silent. Were the files decoded?"
         )
     return low, high
+
+
+def checked_features(clips: Recordings, front_end: PaddedLogMel, device: torch.device) -> Tensor:
+    """Features (N, 1, F, N') of recordings, on the device, without gradient.
+
+    Raises
+    ------
+    AudioError
+        Some are NaN or infinite: samples so large that their power is no float32 any more.
+    """
+    features = features_of(front_end, clips.waveforms, device)
+    broken = (~features.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    if broken:
+        first = broken[0]
+        raise AudioError(
+            f"The features of {len(broken)} clips are NaN or infinite. The first is {clips.clip_ids[first]!r}, with "
+            f"samples up to {float(clips.waveforms[first].abs().max()):.3g}; expected [-1, 1]. Scale such clips down, "
+            "or leave them out."
+        )
+    return features
 
 
 def windows_of(features: Tensor, configuration: Configuration) -> Tensor:
@@ -127,8 +149,14 @@ def windows_of(features: Tensor, configuration: Configuration) -> Tensor:
 def labelled_windows(
     clips: Recordings, front_end: PaddedLogMel, configuration: Configuration, device: torch.device
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """All windows of recordings, clip by clip, and the clip that each is from: Tensor (N · P, 1, F, W), clip_ids."""
-    windows = windows_of(features_of(front_end, clips.waveforms, device), configuration)
+    """All windows of recordings, clip by clip, and the clip that each is from: Tensor (N · P, 1, F, W), clip_ids.
+
+    Raises
+    ------
+    AudioError
+        See :func:`checked_features`.
+    """
+    windows = windows_of(checked_features(clips, front_end, device), configuration)
     each = len(windows) // len(clips.clip_ids)
     return windows, tuple(clip_id for clip_id in clips.clip_ids for _ in range(each))
 
@@ -147,6 +175,12 @@ def loudest_window(clip: Clip, front_end: PaddedLogMel, configuration: Configura
     with torch.no_grad():
         windows = windows_of(front_end(waveform[None]), configuration)
     return windows[int(windows.mean((1, 2, 3)).argmax())]
+
+
+def _in_chunks(clips: Recordings, size: int) -> Iterator[Recordings]:
+    for first in range(0, len(clips.clip_ids), size):
+        rows = slice(first, first + size)
+        yield Recordings(clips.waveforms[rows], clips.classes[rows], clips.clip_ids[rows])
 
 
 def _cut(waveform: Tensor, n_samples: int) -> Tensor:

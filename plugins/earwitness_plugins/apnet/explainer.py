@@ -90,6 +90,11 @@ class APNet:
         """How many numbers were learnt."""
         return self.trained.n_parameters
 
+    @property
+    def epoch(self) -> int:
+        """The epoch whose weights were kept, from 1."""
+        return self.trained.epoch
+
     def train(
         self,
         train: Dataset,
@@ -110,13 +115,15 @@ class APNet:
             A clip has no class or an unknown one, or the loss is no longer finite.
         DatasetError
             A clip has several classes.
+        AudioError
+            A clip's features are NaN or infinite.
         """
         check_complete(train.labels, train)
         clips = read_recordings(train, train.labels, self.configuration, progress)
         held_out = None
         if validation is not None:
             held_out = read_recordings(validation, train.labels, self.configuration, progress)
-        scaler = fit_scaler(clips.waveforms, self.configuration, device)
+        scaler = fit_scaler(clips, self.configuration, device)
         course = Course(self.configuration, self.recipe, scaler, tuple(train.labels), device)
         network = self._started(clips, course, seed=random)
         self._trained = course.run(network, clips, held_out, seed=random, workspace=workspace, progress=progress)
@@ -160,6 +167,8 @@ class APNet:
         ------
         NotApplicableError
             The classifier is no APNet, or its labels are regrouped.
+        AudioError, ClassifierError
+            Distances to the prototypes are NaN, by the recording or by the network.
         CheckpointError
             It is not the one of this explainer's checkpoint.
         """

@@ -130,7 +130,7 @@ class Windows:
         return [*range(0, last, self.hop), last]
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Features (B, 1, M, N), N >= W, to windows (B, P, 1, M, W)."""
+        """Features (B, 1, M, N), N >= W, to windows (B, P, 1, M, W); any other axes before the last stay too."""
         starts = self.starts(features.shape[-1])
         return torch.stack([features[..., start : start + self.n_frames] for start in starts], dim=1)
 

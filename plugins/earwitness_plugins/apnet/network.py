@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from earwitness.errors import ClassifierError, ConfigurationError
+from earwitness.errors import AudioError, ClassifierError, ConfigurationError
 
 KERNEL = 5
 SLOPE = 0.3  # of LeakyReLU below zero: Keras' default, which the published networks were trained with
@@ -274,6 +274,34 @@ class AudioPrototypeNetwork(nn.Module):
 def similarity(distances: Tensor) -> Tensor:
     """S = exp(-D) (Eq. 6), in [0, 1]."""
     return torch.exp(-distances)
+
+
+def check_distances(distances: Tensor, features: Tensor) -> None:
+    """Refuse distances that are NaN: nothing would be near or far by them. Infinite ones say that nothing is near.
+
+    Parameters
+    ----------
+    distances : Tensor (N, ...)
+    features : Tensor (N, 1, F, T)
+        What they are of.
+
+    Raises
+    ------
+    AudioError
+        The features are NaN or infinite already.
+    ClassifierError
+        They overflow in the network.
+    """
+    broken = distances.flatten(1).isnan().any(1)
+    if not bool(broken.any()):
+        return
+    said = f"The distances to the prototypes are NaN in {int(broken.sum())} of {len(broken)} windows"
+    if not bool(features[broken.to(features.device)].isfinite().all()):
+        raise AudioError(f"{said}: their features are NaN or infinite. Are the samples in [-1, 1]? Scale them down.")
+    raise ClassifierError(
+        f"{said}: they overflow in the encoder. Its weights are too large: undo the last edit, or train again with a "
+        "lower learning rate."
+    )
 
 
 def pooling_mask(values: Tensor, pooled: Tensor) -> Tensor:

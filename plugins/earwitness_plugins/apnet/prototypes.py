@@ -15,9 +15,12 @@ from torch import Tensor
 from earwitness.audio.front_end import LogMel
 from earwitness.audio.inversion import griffin_lim, mel_to_magnitude
 from earwitness.errors import ConfigurationError
-from earwitness_plugins.apnet.network import AudioPrototypeNetwork, similarity
+from earwitness_plugins.apnet.network import AudioPrototypeNetwork, check_distances, similarity
 
 Nearness = Literal["similarity", "distance"]
+
+LEVEL = 0.5
+"""Peak of every prototype's sound: they are compared by what they are, not by how loud."""
 
 _CHUNK = 16
 
@@ -63,10 +66,15 @@ def compare(network: AudioPrototypeNetwork, windows: Tensor) -> Comparison:
     ------
     ConfigurationError
         There is no window.
+    AudioError, ClassifierError
+        Distances are NaN; see :func:`~.network.check_distances`.
     """
     if not len(windows):
         raise ConfigurationError("Prototypes are compared with recordings, and there is none.")
-    distances = [network.distances(network.encoder(chunk.to(network.prototypes.device))) for chunk in _chunks(windows)]
+    distances = []
+    for chunk in _chunks(windows):
+        distances.append(network.distances(network.encoder(chunk.to(network.prototypes.device))))
+        check_distances(distances[-1], chunk)
     similarities = torch.cat([network.weighted(similarity(each)) for each in distances])
     return Comparison(similarities, torch.cat([each.sum(2) for each in distances]))
 
@@ -133,6 +141,13 @@ def decode_prototypes(network: AudioPrototypeNetwork, windows: Tensor) -> Tensor
 
 
 @torch.no_grad()
+def reconstructed(network: AudioPrototypeNetwork, windows: Tensor) -> Tensor:
+    """Windows (N, 1, F, T) through encoder and decoder: (N, 1, F, T), in (-1, 1)."""
+    encodings = (network.encoder.with_masks(chunk.to(network.prototypes.device)) for chunk in _chunks(windows))
+    return torch.cat([network.decoder(encoding.latent, encoding.masks) for encoding in encodings])
+
+
+@torch.no_grad()
 def classes_of_latents(network: AudioPrototypeNetwork) -> Tensor:
     """What the classifier says to each prototype as it stands in the latent space (as in the code): (M,), int64."""
     return network.logits_of(similarity(network.distances(network.prototypes))).argmax(1)
@@ -178,6 +193,12 @@ def sounds_of(decoded: Tensor, log_mel: LogMel, *, seed: int) -> Tensor:
         )
     waveforms = torch.cat(sounds)
     return waveforms / waveforms.abs().amax(1, keepdim=True).clamp_min(1)
+
+
+def levelled(sounds: Tensor) -> Tensor:
+    """Sounds (M, T) with a peak of ``LEVEL``; silence stays silence."""
+    peaks = sounds.abs().amax(1, keepdim=True)
+    return sounds * torch.where(peaks > 0, LEVEL / peaks, 0)
 
 
 def _chunks(values: Tensor) -> Iterator[Tensor]:

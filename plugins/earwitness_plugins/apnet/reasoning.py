@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from earwitness_plugins.apnet.network import AudioPrototypeNetwork, similarity
+from earwitness_plugins.apnet.network import AudioPrototypeNetwork, check_distances, similarity
 
 CLOSE = 0.01
 """A window in which no prototype reaches this similarity in any band is like none of them. With the authors' weights
@@ -93,9 +93,16 @@ def reason(network: AudioPrototypeNetwork, windows: Tensor, silence: Tensor) -> 
     -------
     Reasoning
         float64.
+
+    Raises
+    ------
+    AudioError, ClassifierError
+        Distances are NaN; see :func:`~.network.check_distances`.
     """
     heard = cell_distances(network.encoder(windows), network.prototypes)
     silent = cell_distances(network.encoder(silence), network.prototypes)
+    for distances, features in ((heard, windows), (silent, silence)):
+        check_distances(distances, features)
     total, total_silent = heard.sum(3), silent.sum(3)
     slope = mean_similarity(total, total_silent)
     return Reasoning(

@@ -66,6 +66,10 @@ class Architecture:
     recipe: TrainingRecipe
     duration_s: float | None = None
 
+    def for_epochs(self, epochs: int | None) -> Architecture:
+        """The same with another number of passes over the training clips; None leaves the recipe's."""
+        return self if epochs is None else replace(self, recipe=replace(self.recipe, epochs=epochs))
+
 
 _ESC10_DATA: Mapping[str, Mapping[str, Any]] = {
     "train": {"folds": [1, 2, 3]},
@@ -186,29 +190,56 @@ def train(
     dict of str to float
         Accuracy in [0, 1] on the validation and on the test data.
     """
-    splits = {
+    data = {
         split: load_dataset(chosen.dataset, parameters={**own, **changes[split]}, plugins=plugins)
         for split, own in chosen.data.items()
     }
-    rate = chosen.front_end().rate
+    return train_on(chosen.for_epochs(epochs), data, seed=seed, checkpoint=checkpoint, progress=progress)
+
+
+def train_on(
+    chosen: Architecture,
+    data: Mapping[str, Dataset],
+    *,
+    seed: int,
+    checkpoint: Path,
+    device: torch.device | str = "cpu",
+    progress: Progress,
+) -> tuple[TrainingResult, dict[str, float]]:
+    """Train an architecture on data of one's own; see :func:`train`.
+
+    Parameters
+    ----------
+    chosen : Architecture
+    data : dict
+        ``train``, ``validation`` and ``test``: clips of one length, each of one class that the architecture knows.
+    seed : int
+    checkpoint : Path
+    device : torch.device or str
+        Of the network.
+    progress : callable (done, total, text)
+
+    Raises
+    ------
+    ClassifierError
+        A clip has another class, or training diverged.
+    """
+    classifier = AudioClassifier(chosen.network(), front_end=chosen.front_end(), labels=chosen.labels).to(device)
     clips = {}
-    for split, dataset in splits.items():
+    for split, dataset in data.items():
         progress(0, 0, f"reading the {split} data")
-        clips[split] = _in_memory(dataset, chosen.labels, rate)
-    recipe = chosen.recipe if epochs is None else replace(chosen.recipe, epochs=epochs)
+        clips[split] = _in_memory(dataset, chosen.labels, classifier.rate)
     result = train_network(
-        chosen.network(),
-        chosen.front_end(),
+        classifier.network,
+        classifier.front_end,
         *clips["train"],
-        recipe=recipe,
+        recipe=chosen.recipe,
         seed=seed,
         validation=clips["validation"],
         progress=progress,
         checkpoint=checkpoint,
     )
-    network = chosen.network()
-    network.load_state_dict(result.state_dict)
-    classifier = AudioClassifier(network, front_end=chosen.front_end(), labels=chosen.labels)
+    classifier.network.load_state_dict(result.state_dict)
     return result, {split: _accuracy(classifier, *clips[split]) for split in ("validation", "test")}
 
 
@@ -222,5 +253,6 @@ def _in_memory(dataset: Dataset, labels: tuple[str, ...], rate: int) -> tuple[Te
 
 
 def _accuracy(classifier: AudioClassifier, waveforms: Tensor, classes: Tensor) -> float:
-    decisions = torch.cat([classifier.probabilities(chunk).argmax(1) for chunk in torch.split(waveforms, 16)])
-    return float((decisions == classes).float().mean())
+    chunks = [chunk.to(classifier.device) for chunk in torch.split(waveforms, 16)]
+    decisions = torch.cat([classifier.probabilities(chunk).argmax(1) for chunk in chunks]).cpu()
+    return float((decisions == classes).double().mean())

@@ -1,9 +1,8 @@
 """Training a classifier's network, in one loop for all of them: seeded, resumable, with weights averaged over steps.
 
-One-cycle learning rate (linear rise, cosine fall), AdamW, cross-entropy with soft targets. What is kept is not the
-network of the last step but a running average of its weights (Izmailov et al., UAI 2018; here exponential), at the
-epoch with the least validation loss. On the CPU, equal seed, data and thread count give equal weights, to the last bit,
-in one go or resumed. N clips, B rows of a batch, T samples, C classes.
+One-cycle learning rate, AdamW, cross-entropy with soft targets. What is kept is not the network of the last step but a
+running average of its weights, at the epoch with the least validation loss. On the CPU, equal seed, data and thread
+count give equal weights, to the last bit, in one go or resumed. N clips, B rows of a batch, T samples, C classes.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from earwitness.artifacts import digest_of, load_tensors, save_tensors
 from earwitness.audio.front_end import FrontEnd
 from earwitness.errors import CheckpointError, ClassifierError, ConfigurationError
 from earwitness_plugins.classifiers.augmentation import Augmentation
+from earwitness_plugins.classifiers.descent import follow, one_cycle
 from earwitness_plugins.classifiers.training_data import (
     Clips,
     FeatureData,
@@ -79,10 +79,7 @@ class TrainingRecipe:
 
     def learning_rate_at(self, step: int, n_steps: int) -> float:
         """Learning rate of step 0, 1, … ``n_steps`` - 1."""
-        done = (step + 0.5) / n_steps
-        if done < self.warm_up:
-            return self.learning_rate * done / self.warm_up
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - self.warm_up) / (1 - self.warm_up)))
+        return one_cycle(self.learning_rate, step, n_steps, warm_up=self.warm_up)
 
 
 @dataclass(frozen=True)
@@ -305,12 +302,7 @@ class _Run:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.step += 1
-        weight = 1 / min(self.step, self.recipe.averaging_steps)
-        for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, weight)
-            else:  # batch normalisation counts its batches
-                mean.copy_(value)
+        follow(self.average, self.network, steps_taken=self.step, memory=self.recipe.averaging_steps)
 
     def _validate(self) -> bool:
         """Measure the averaged weights; returns whether they are the best so far."""
