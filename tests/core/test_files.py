@@ -365,6 +365,15 @@ def test_nan_and_infinite_samples_are_refused_wherever_they_are(tmp_path: Path, 
             read(path)
 
 
+def test_samples_whose_energy_overflows_are_refused_and_unscaled_integers_are_not(tmp_path: Path) -> None:
+    samples = tones(44_100, 2)
+    path = written(tmp_path / "loud.wav", samples / np.abs(samples).max() * 1e25, 44100, "FLOAT")
+    with pytest.raises(AudioError, match=r"samples of 1e\+25, where full scale is 1"):
+        read_audio(path)
+    unscaled = written(tmp_path / "unscaled.wav", samples / np.abs(samples).max() * 2.0**23, 44100, "FLOAT")
+    assert float(read_audio(unscaled)[0].abs().max()) > 1e6
+
+
 def test_infinities_of_opposite_sign_do_not_cancel(tmp_path: Path) -> None:
     samples = tones(1000, 2)
     samples[5] = np.inf, -np.inf

@@ -1,7 +1,8 @@
 """Sound files: the door where recordings enter, and the one where sounds leave.
 
 Everything that decodes is accepted: any rate, any number of channels (averaged), clipped, hours long (streamed). What
-does not is refused with one sentence: missing, a directory, empty, not audio, truncated, NaN or infinite samples.
+does not is refused with one sentence: missing, a directory, empty, not audio, truncated, NaN or infinite samples,
+samples whose energy would overflow.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from earwitness.errors import AudioError, ConfigurationError
 
 CLIPPED_LEVEL = 0.999
 """Absolute level from which a sample counts as clipped."""
+
+LOUDEST = 1e9
+"""Samples beyond are no sound. Integers that were never scaled stay below; powers of a spectrum overflow at 1e15."""
 
 CONSTANT_RANGE = 1e-6
 """Peak-to-peak range below which a signal is constant."""
@@ -88,7 +92,7 @@ class Recording:
             yield mono if stream is None else stream.resample_chunk(mono, last=last)
 
     def _decoded(self) -> Iterator[tuple[NDArray[np.float32], bool]]:
-        """Pieces (samples, channels), all finite, each with whether it is the last; raises as :meth:`blocks` does."""
+        """Pieces (samples, channels), all finite and not too loud, each with whether it is the last; raises as :meth:`blocks` does."""
         size = max(1, min(int(_BLOCK_S * self.rate), _BLOCK_VALUES // self.channels))
         read = 0
         try:
@@ -102,6 +106,11 @@ class Recording:
                         )
                     if not np.isfinite(block).all():
                         raise AudioError(f"{self.path} has NaN or infinite samples. Export it again from its source.")
+                    if (peak := float(np.abs(block).max())) > LOUDEST:
+                        raise AudioError(
+                            f"{self.path} has samples of {peak:.3g}, where full scale is 1: their energy overflows. "
+                            "Divide them by their maximum."
+                        )
                     read += len(block)
                     yield block, read >= self.n_frames
         except (soundfile.LibsndfileError, OSError) as error:
