@@ -18,7 +18,7 @@ from side_by_side import gate, ratios
 from torch import Tensor, nn
 from torch.nn import functional
 
-from earwitness_plugins.apnet.configuration import published
+from earwitness_plugins.apnet.configuration import named
 from earwitness_plugins.apnet.network import Decoder, Encoder
 from earwitness_plugins.apnet.objective import initialise, losses, normalise_frequency_weights
 from earwitness_plugins.apnet.training import keras_step
@@ -42,7 +42,7 @@ class WithoutPrototypes(nn.Module):
 
 def main() -> int:
     """Print the table; 1 if the bound is missed."""
-    configuration, recipe = published("urbansound8k")
+    configuration, recipe = named("urbansound8k")
     configuration = replace(configuration, n_frames=N_FRAMES)
     draw = torch.Generator().manual_seed(0)
     network = configuration.network(N_CLASSES)

@@ -18,7 +18,7 @@ from earwitness.artifacts import load_tensors
 from earwitness.audio import dialects
 from earwitness.cli.shell import shell
 from earwitness.errors import AudioError, CheckpointError, ClassifierError, ConfigurationError
-from earwitness_plugins.apnet.configuration import PUBLISHED, Recipe, changed, published
+from earwitness_plugins.apnet.configuration import PUBLISHED, Recipe, changed, named
 from earwitness_plugins.apnet.front_end import PaddedLogMel, Windows
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes, pooling_mask, similarity, unpool
 from earwitness_plugins.apnet.objective import (
@@ -122,7 +122,7 @@ def test_ties_in_a_pool_give_several_ones(arrays: Any) -> None:
 def test_losses_and_three_steps_are_those_of_the_authors_training(arrays: Any, authors: AudioPrototypeNetwork) -> None:
     net = copy.deepcopy(authors).requires_grad_(True)
     features, targets = frequency_first(arrays["train/X"]), torch.from_numpy(arrays["train/Y"])
-    _, recipe = published("urbansound8k")
+    _, recipe = named("urbansound8k")
     optimiser = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate)
     for step in (1, 2, 3):
         each = losses(net.outputs(features), features, targets)
@@ -169,7 +169,7 @@ def test_prototypes_are_inspected_as_the_authors_do(arrays: Any, authors: AudioP
 def test_a_recording_becomes_the_window_of_the_published_front_end(
     arrays: Any, name: str, key: str, scaler: tuple[float, float]
 ) -> None:
-    front_end = published(name)[0].front_end(*scaler)
+    front_end = named(name)[0].front_end(*scaler)
     features = front_end(torch.from_numpy(arrays[f"mel/{key}/audio"])[None])
     np.testing.assert_allclose(features[:, 0].transpose(1, 2), arrays[f"mel/{key}/scaled"], atol=1e-4)
 
@@ -180,7 +180,7 @@ def test_a_recording_becomes_the_window_of_the_published_front_end(
 def test_the_published_networks_have_the_published_numbers_of_parameters() -> None:
     counts = {}
     for name, n_classes in (("urbansound8k", 10), ("medley-solos-db", 8), ("speech-commands", 35)):
-        net = published(name)[0].network(n_classes)
+        net = named(name)[0].network(n_classes)
         counts[name] = sum(parameter.numel() for parameter in net.parameters())
     assert counts == {"urbansound8k": 1_181_461, "medley-solos-db": 4_168_081, "speech-commands": 1_750_816}
 
@@ -199,7 +199,7 @@ def test_windows_last_as_long_as_published() -> None:
     ],
 )
 def test_the_front_ends_are_the_dialects_of_core(name: str, dialect: Any) -> None:
-    assert published(name)[0].front_end(-90.0, 30.0).log_mel.describe() == dialect(**SCALER).describe()
+    assert named(name)[0].front_end(-90.0, 30.0).log_mel.describe() == dialect(**SCALER).describe()
 
 
 def test_distances_similarities_and_logits_are_those_of_the_equations() -> None:
@@ -403,11 +403,11 @@ def test_windows_overlap_and_the_last_ends_with_the_recording(n_frames: int, sta
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: changed(published("urbansound8k")[0], {"n_frames": 103}, "model"), "103 frames.*Take 100 or 104"),
-        (lambda: changed(published("urbansound8k")[0], {"n_mels": 66}, "model"), "66 bands.*Take 64 or 68"),
-        (lambda: changed(published("urbansound8k")[0], {"n_frame": 80}, "model"), "Did you mean 'n_frames'"),
-        (lambda: changed(published("urbansound8k")[0], {"prototypes_per_class": 0}, "model"), "needs a prototype"),
-        (lambda: changed(published("urbansound8k")[0], {"n_mels": "many"}, "model"), "wrong type"),
+        (lambda: changed(named("urbansound8k")[0], {"n_frames": 103}, "model"), "103 frames.*Take 100 or 104"),
+        (lambda: changed(named("urbansound8k")[0], {"n_mels": 66}, "model"), "66 bands.*Take 64 or 68"),
+        (lambda: changed(named("urbansound8k")[0], {"n_frame": 80}, "model"), "Did you mean 'n_frames'"),
+        (lambda: changed(named("urbansound8k")[0], {"prototypes_per_class": 0}, "model"), "needs a prototype"),
+        (lambda: changed(named("urbansound8k")[0], {"n_mels": "many"}, "model"), "wrong type"),
         (lambda: changed(Recipe(), 3, "training"), "must be a dict"),
         (lambda: changed(Recipe(), {"prototypes": "dat"}, "training"), "Did you mean 'data'"),
         (lambda: changed(Recipe(), {"augmentation": {"shft": True}}, "training"), "Did you mean 'shift'"),
@@ -415,7 +415,7 @@ def test_windows_overlap_and_the_last_ends_with_the_recording(n_frames: int, sta
         (lambda: changed(Recipe(), {"averaging_steps": 0}, "training"), "must be positive"),
         (lambda: changed(Recipe(), {"epochs": 0}, "training"), "must be positive"),
         (lambda: changed(Recipe(), {"beta": -1}, "training"), "must not be negative"),
-        (lambda: published("urbansound"), "Did you mean 'urbansound8k'"),
+        (lambda: named("urbansound"), "Did you mean 'urbansound8k'"),
         (lambda: Sizes(n_classes=2, n_prototypes=0, n_bands=8, n_frames=8, channels=(1, 1, 1)), "must be positive"),
         (lambda: class_block_weights(2, 3, generator()), "leave classes without any"),
         (lambda: Windows(8, 9), "hop"),

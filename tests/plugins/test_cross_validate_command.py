@@ -95,7 +95,7 @@ def test_changed_settings_are_refused_by_name(tmp_path: Path) -> None:
         (["toy-cnn", "--param", "a=1"], "1,2,3", "leave out --param a"),
         (["apnet", "--epochs", "3"], "1,2,3", "--epochs 3 is for packaged architectures"),
         (["apnet", "--param", "trainin={}"], "1,2,3", "Did you mean 'training'?"),
-        (["apnet", "--param", "configuration=nothing"], "1,2,3", "no published configuration 'nothing'"),
+        (["apnet", "--param", "configuration=nothing"], "1,2,3", "no configuration 'nothing'"),
         (["toy-cnn", "--dataset", "toy"], "1,2,3", "The data set 'toy' has no folds"),
         (["toy-cnn", "--dataset", "tones"], "1,2,3", "classes that the classifier does not know: ['high', 'low'"),
         (["toy-cnn"], "1,2", "A rotation needs at least three folds"),

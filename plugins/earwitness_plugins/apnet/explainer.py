@@ -15,7 +15,7 @@ from earwitness.explanation import Example, ExampleBands, Explanation, Parts, Re
 from earwitness.fitting import Workspace
 from earwitness.protocols import Progress
 from earwitness.random import Random, stream_seed
-from earwitness_plugins.apnet.configuration import Configuration, Recipe, changed, published
+from earwitness_plugins.apnet.configuration import Configuration, Recipe, changed, named
 from earwitness_plugins.apnet.course import Course
 from earwitness_plugins.apnet.data import Recordings, check_complete, fit_scaler, labelled_windows, read_recordings
 from earwitness_plugins.apnet.local import PrototypeClassifier, Reasoned
@@ -33,8 +33,8 @@ class APNet:
 
     Parameters
     ----------
-    configuration : {"urbansound8k", "medley-solos-db", "speech-commands"}
-        The published one to start from.
+    configuration : {"urbansound8k", "medley-solos-db", "speech-commands", "esc10"}
+        The one to start from: one of the three that are published, or ours for a few hundred recordings.
     model : dict, optional
         Other sizes or another front end: attributes of :class:`~.configuration.Configuration`.
     training : dict, optional
@@ -65,7 +65,7 @@ class APNet:
         model: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
     ) -> None:
-        base, recipe = published(configuration)
+        base, recipe = named(configuration)
         self.configuration: Configuration = changed(base, model or {}, "model")
         self.recipe: Recipe = changed(recipe, training or {}, "training")
         self._trained: TrainedAPNet | None = None

@@ -19,7 +19,7 @@ from torch import Tensor
 from earwitness.artifacts import load_tensors, save_tensors
 from earwitness.classifier import AudioClassifier
 from earwitness.errors import CheckpointError, ClassifierError
-from earwitness_plugins.apnet.configuration import published
+from earwitness_plugins.apnet.configuration import named
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork
 from earwitness_plugins.apnet.trained import classifier_of
 
@@ -144,7 +144,7 @@ def load_converted(path: Path) -> AudioClassifier:
 
 
 def _classifier(state: Mapping[str, Tensor], document: Mapping[str, Any]) -> AudioClassifier:
-    configuration, _ = published(document["configuration"])
+    configuration, _ = named(document["configuration"])
     network, labels = AudioPrototypeNetwork.of_state(state), document["labels"]
     sizes, wanted = network.sizes, (configuration.n_mels, configuration.n_frames)
     if (sizes.n_bands, sizes.n_frames) != wanted or sizes.n_classes != len(labels):

@@ -96,9 +96,7 @@ _ESC10_RECIPE = TrainingRecipe(
     augmentation=_AUGMENTATION,
 )
 # Twice as many bands, half as many frames: as much of the map is dropped.
-_BASELINE_RECIPE = replace(
-    _ESC10_RECIPE, epochs=100, augmentation=replace(_AUGMENTATION, dropped_bands=24, dropped_frames=30)
-)
+_BASELINE_RECIPE = replace(_ESC10_RECIPE, augmentation=replace(_AUGMENTATION, dropped_bands=24, dropped_frames=30))
 
 ARCHITECTURES = {
     "esc10-cnn": Architecture(
@@ -123,7 +121,8 @@ ARCHITECTURES = {
         labels=ESC10_LABELS,
         dataset="esc10",
         data=_ESC10_DATA,
-        recipe=replace(_BASELINE_RECIPE, learning_rate=2e-3),
+        # On 240 clips it learns least where they are augmented: 41 % instead of 50 % are right on fold 4 then.
+        recipe=replace(_BASELINE_RECIPE, batch_size=8, learning_rate=2e-3, label_smoothing=0.0, augmentation=None),
     ),
     "toy-cnn": Architecture(
         network=ToyCNN,
