@@ -92,7 +92,7 @@ class Recording:
             yield mono if stream is None else stream.resample_chunk(mono, last=last)
 
     def _decoded(self) -> Iterator[tuple[NDArray[np.float32], bool]]:
-        """Pieces (samples, channels), all finite and not too loud, each with whether it is the last; raises as :meth:`blocks` does."""
+        """Pieces (samples, channels) that can be used, each with whether it is the last; raises as :meth:`blocks`."""
         size = max(1, min(int(_BLOCK_S * self.rate), _BLOCK_VALUES // self.channels))
         read = 0
         try:
