@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from earwitness import hookimpl, hookspecs
 from earwitness.cli import context as cli_context
 from earwitness.cli import current_registry
+from earwitness.cli.commands import Commands
 from earwitness.cli.list import table
 from earwitness.cli.shell import shell
 from earwitness.errors import AudioError, PluginError
@@ -358,3 +359,11 @@ def test_every_built_in_target_can_be_imported_or_is_refused_with_a_reason(offer
         return
     target = offer.spec.load()
     assert isinstance(target, click.Command) if isinstance(offer.spec, CommandSpec) else callable(target)
+
+
+def test_a_group_says_of_each_command_all_of_its_first_sentence() -> None:
+    long = "Do explanations change when the classifier forgets what it has learnt, and which of them do not at all?"
+    group = Commands("group", commands=[click.Command("one", help=f"{long}\n\nMore.")])
+    said = " ".join(CliRunner().invoke(group, ["--help"]).output.split())
+    assert long in said
+    assert "More." not in said

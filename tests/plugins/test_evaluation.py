@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
+from earwitness.artifacts import save_tensors
 from earwitness.audio.front_end import Identity
 from earwitness.batching import ClipList
 from earwitness.classifier import AudioClassifier
@@ -16,6 +18,7 @@ from earwitness.cli.shell import shell
 from earwitness.clips import Clip
 from earwitness.errors import ClassifierError
 from earwitness_plugins.classifiers.evaluation import Evaluation, evaluate
+from earwitness_plugins.classifiers.toy_cnn import ToyCNN
 
 LABELS = ("low", "middle", "high")
 
@@ -85,3 +88,11 @@ def test_the_command_reports_accuracy_as_text_and_as_json() -> None:
     assert document["accuracy"] >= 0.9
     assert document["accuracy"] == sum(document["confusion"]["counts"][i][i] for i in range(2)) / 40
     assert f"{document['accuracy']:.1%}" in said.stdout
+
+
+def test_weights_of_one_s_own_are_evaluated(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_tensors(tmp_path / "own.safetensors", ToyCNN().state_dict())
+    arguments = ["evaluate-classifier", "toy-cnn", "--dataset", "toy", "--dataset-param", "split=test"]
+    arguments += ["--dataset-param", "clips=20", "--weights", str(tmp_path / "own.safetensors"), "--json"]
+    assert json.loads(CliRunner().invoke(shell, arguments).stdout)["accuracy"] < 0.9  # untrained

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from earwitness.cli.commands import Commands
 from earwitness.cli.context import current_registry
 from earwitness.cli.progress import progress_bar
 
@@ -64,7 +65,7 @@ def _training(*, required: bool) -> Callable[[F], F]:
     return decorated
 
 
-@click.group("refine")
+@click.group("refine", cls=Commands)
 def refine() -> None:
     """Refine the prototypes of a trained APNet, step by step.
 
@@ -91,9 +92,9 @@ def prune(folder: Path, rule: Any, as_json: bool) -> None:
     """Leave out prototypes that are too close to another one.
 
     Close is a squared distance below its minimum plus half its mean over all pairs. By the code's rule a prototype goes
-    if its nearest neighbour is close, of its class and stays; by the paper's rule one of each close pair goes, of
-    whatever classes. No class loses its last prototype. Of what is left, some pair is the closest again, so giving the
-    command twice leaves out more: look at the accuracy in between.
+    if its nearest neighbour is close and of its class, unless another one went for it before; by the paper's rule one
+    of each close pair goes, of whatever classes. No class loses its last prototype. Of what is left, some pair is the
+    closest again, so giving the command twice leaves out more: look at the accuracy in between.
     """
     from earwitness_plugins.apnet.edits import Prune, prototypes_of
     from earwitness_plugins.apnet.refinement import redundant_prototypes
@@ -212,13 +213,15 @@ def evaluate(folder: Path, dataset: str, dataset_params: tuple[str, ...], device
 
     Look at data that the network was not trained on.
     """
+    from earwitness.device import usable_device
     from earwitness_plugins.classifiers.evaluation import evaluate as evaluated
 
+    place = usable_device(device)
     workshop, rows = _workshop(folder), []
     data = _load(dataset, dataset_params)
     with progress_bar("evaluating", quiet=as_json) as progress:
         for step in workshop.steps():
-            classifier = step.trained.as_classifier(workshop.apnet.configuration).to(device)
+            classifier = step.trained.as_classifier(workshop.apnet.configuration).to(place)
             found = evaluated(classifier, data, batch_size=16, progress=progress)
             said = "as trained" if step.edit is None else step.edit.describe(workshop.trained.labels)
             rows.append({"step": step.number, "edit": said, **_facts(step.trained), "accuracy": found.accuracy})
@@ -267,7 +270,8 @@ def history(folder: Path, as_json: bool) -> None:
 def replay(folder: Path, origin: Path, device: str, as_json: bool, **data: Any) -> None:
     """Do in DIR what was done in OTHER. Both began with the same network.
 
-    The clips that became prototypes are in OTHER; the data of a retraining must be named again.
+    The clips that became prototypes are in OTHER; the data of a retraining must be named again. A replay that stopped
+    goes on when the same command is given again.
     """
     from earwitness_plugins.apnet.workshop import no_data
 
@@ -287,27 +291,27 @@ def _workshop(folder: Path) -> Workshop:
     return Workshop(folder, current_registry())
 
 
-def _load(dataset: str, parameters: tuple[str, ...]) -> Any:
+def _load(dataset: str, parameters: tuple[str, ...], changes: tuple[str, ...] = ()) -> Any:
     from earwitness.loading import load_dataset
     from earwitness.parameters import parse_assignments
 
-    return load_dataset(dataset, parameters=parse_assignments(parameters), plugins=current_registry())
+    changed = {**parse_assignments(parameters), **parse_assignments(changes)}
+    return load_dataset(dataset, parameters=changed, plugins=current_registry())
 
 
 def _retraining(workshop: Workshop, data: dict[str, Any], device: str, progress: Any) -> Retraining:
-    import torch
-
+    from earwitness.device import usable_device
     from earwitness_plugins.apnet.retraining import Retraining
 
     named, validation = data["dataset"], None
     if data["validation_params"]:
-        validation = _load(named, (*data["dataset_params"], *data["validation_params"]))
+        validation = _load(named, data["dataset_params"], data["validation_params"])
     return Retraining(
         workshop.apnet.configuration,
         workshop.apnet.recipe,
         _load(named, data["dataset_params"]),
         validation,
-        torch.device(device),
+        usable_device(device),
         workshop.refinement,
         progress,
     )

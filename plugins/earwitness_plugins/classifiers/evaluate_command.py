@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import classifier_parameters
 from earwitness.cli.progress import progress_bar
 
 
@@ -17,6 +18,7 @@ from earwitness.cli.progress import progress_bar
 @click.option("--dataset", required=True, metavar="NAME", help="See `earwitness list datasets`.")
 @click.option("--dataset-param", "dataset_params", metavar="NAME=VALUE", multiple=True, help='Such as "folds=[5]".')
 @click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="A parameter of the classifier.")
+@click.option("--weights", metavar="FILE", help="Weights for it; the folder of a trained APNet for apnet.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Clips in one pass.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
@@ -25,6 +27,7 @@ def evaluate_classifier(
     dataset: str,
     dataset_params: tuple[str, ...],
     params: tuple[str, ...],
+    weights: str | None,
     batch_size: int,
     device: str,
     as_json: bool,
@@ -37,6 +40,7 @@ def evaluate_classifier(
     \b
     Examples:
       earwitness evaluate-classifier esc10-cnn --dataset esc10 --dataset-param "folds=[5]"
+      earwitness evaluate-classifier sb-cnn --weights sb.safetensors --dataset esc10 --dataset-param "folds=[5]"
       earwitness evaluate-classifier efficientat-mn04 --param regroup=esc10 --dataset esc10
     """
     from earwitness.loading import load_classifier, load_dataset
@@ -44,7 +48,9 @@ def evaluate_classifier(
     from earwitness_plugins.classifiers.evaluation import evaluate
 
     plugins = current_registry()
-    chosen = load_classifier(classifier, parameters=parse_assignments(params), device=device, plugins=plugins)
+    chosen = load_classifier(
+        classifier, parameters=classifier_parameters(params, weights), device=device, plugins=plugins
+    )
     data = load_dataset(dataset, parameters=parse_assignments(dataset_params), plugins=plugins)
     started = time.monotonic()
     with progress_bar(f"evaluating {chosen.name}", quiet=as_json) as progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import click
 
+from earwitness.cli.commands import Commands
 from earwitness_bench.commands.study.cross_class import cross_class
 from earwitness_bench.commands.study.parts_objects import parts_objects
 from earwitness_bench.commands.study.randomisation import randomisation
@@ -12,7 +13,7 @@ from earwitness_bench.commands.study.roar import roar
 from earwitness_bench.commands.study.surrogate import surrogate
 
 
-@click.group()
+@click.group(cls=Commands)
 def study() -> None:
     """Experiments that fit, damage or exchange something before they score, and end in a figure.
 
