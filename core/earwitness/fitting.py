@@ -21,6 +21,7 @@ from torch import Tensor
 from earwitness.artifacts import canonical_json, digest_of, load_tensors, save_tensors, write_json
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Dataset
+from earwitness.device import usable_device
 from earwitness.errors import CheckpointError, ConfigurationError
 from earwitness.parameters import build, resolved_parameters
 from earwitness.protocols import Fittable, Progress, SelfExplaining
@@ -186,7 +187,8 @@ def train(
     PluginError
         There is no such explainer.
     ConfigurationError
-        The explainer is no classifier or has no such parameter, or the training data have no clips.
+        The explainer is no classifier or has no such parameter, the training data have no clips, or the device cannot
+        be used.
     CheckpointError
         The folder holds another fit, finished or not, or is damaged.
     """
@@ -209,7 +211,7 @@ def train(
         train,
         validation=validation,
         random=seed,
-        device=torch.device(device),
+        device=usable_device(device),
         workspace=keep.workspace,
         progress=progress,
     )
@@ -379,6 +381,8 @@ def _read_document(folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} has schema {stored['schema']}, this version reads schema {SCHEMA}.")
         if stored["settings_sha256"] != _digest_of_settings(stored):
             raise ValueError("its checksum does not match")
+    except NotADirectoryError:
+        raise CheckpointError(f"{folder} is a file. A fit leaves a folder: give that one.") from None
     except FileNotFoundError:
         unfinished = (folder / _CHECKPOINT).exists()
         hint = "The fit did not finish: run `earwitness fit` again, it resumes." if unfinished else "Fit it first."

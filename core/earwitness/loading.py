@@ -11,6 +11,7 @@ import torch
 
 from earwitness.classifier import AudioClassifier, Precision
 from earwitness.clips import Dataset
+from earwitness.device import usable_device
 from earwitness.errors import ClassifierError, ConfigurationError, DatasetError, PluginError
 from earwitness.fitting import fitted_identity, load_fitted, load_trained
 from earwitness.parameters import build
@@ -107,10 +108,7 @@ def load_self_explaining(
 
 
 def _ready(classifier: AudioClassifier, device: torch.device | str, precision: Precision) -> AudioClassifier:
-    try:
-        moved = classifier.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
-        raise ConfigurationError(f"The device {str(device)!r} cannot be used: {error}") from error
+    moved = classifier.to(usable_device(device))
     try:
         return moved.prepare().at_precision(precision)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:

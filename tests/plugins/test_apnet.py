@@ -287,7 +287,8 @@ def test_a_network_starts_as_the_published_code_has_it() -> None:
     assert 0.045 < float(net.prototypes.detach().abs().max()) <= 0.05
     assert torch.equal(net.frequency_weights.detach(), torch.full((7, 4), 0.25))
     signs = [[1, -1, -1]] * 2 + [[-1, 1, -1]] * 2 + [[-1, -1, 1]] * 2 + [[-1, -1, -1]]
-    assert float((net.class_weights.detach() - torch.tensor(signs)).abs().max()) <= 0.05
+    noise = net.class_weights.detach() - torch.tensor(signs) / 2  # a class has two prototypes, and one is left over
+    assert 0.04 < float(noise.abs().max()) <= 0.05
     again = copy.deepcopy(net)
     initialise(again, Recipe(class_blocks=True), generator())
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), net.parameters(), strict=True))
@@ -302,6 +303,19 @@ def test_prototypes_can_start_from_recordings_of_their_class() -> None:
     assert torch.allclose(nearest.values, torch.zeros(6), atol=1e-3)
     assert classes[nearest.indices].tolist() == [0, 0, 0, 1, 1, 1]
     assert nearest.indices[:3].unique().tolist() == [0, 2, 3]  # none twice while there are others
+
+
+def test_windows_begin_at_a_distance_of_one_from_prototypes_of_data_and_decode_as_before() -> None:
+    net = network(Sizes(n_classes=2, n_prototypes=4, n_bands=8, n_frames=12, channels=(3, 4, 2)))
+    initialise(net, Recipe(), generator())
+    features, classes = maps(40), torch.arange(40) % 2
+    before = net.outputs(features).reconstruction
+    start_from_data(net, features, classes, generator())
+    assert float(net.distances(net.encoder(features)).amin(1).mean()) == pytest.approx(1, rel=1e-4)
+    assert torch.allclose(net.outputs(features).reconstruction, before, atol=1e-5)
+    few = maps(4)
+    start_from_data(net, few, torch.arange(4) % 2, generator())  # every window is a prototype
+    assert all(bool(value.isfinite().all()) for value in net.state_dict().values())
 
 
 # --- prototypes
@@ -469,7 +483,7 @@ def test_converted_weights_are_a_classifier_by_name(tmp_path: Path) -> None:
     net = network(sizes)
     np.savez(tmp_path / "weights.npz", **arrays_of_state(net.state_dict()))
     options = ["--min-db", "-90", "--max-db", "30", "--configuration", "speech-commands", "--out", tmp_path / "w"]
-    command = ["convert-apnet", str(tmp_path / "weights.npz"), "--labels", "yes,no", *map(str, options)]
+    command = ["convert-apnet", str(tmp_path / "weights.npz"), "--labels", "yes, no", *map(str, options)]
     done = CliRunner().invoke(shell, command)
     assert done.exit_code == 0, done.output
     assert "3 prototypes" in done.output
@@ -487,6 +501,8 @@ def test_converted_weights_are_a_classifier_by_name(tmp_path: Path) -> None:
 def test_what_is_no_npz_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.npz").write_text("no archive")
     options = ["--labels", "a,b", "--min-db", "-90", "--max-db", "30", "--out", str(tmp_path / "w")]
-    done = CliRunner().invoke(shell, ["convert-apnet", str(tmp_path / "weights.npz"), *options])
-    assert done.exit_code != 0
-    assert "not a readable NPZ" in done.output
+    np.save(tmp_path / "weights.npy", np.zeros(3))
+    for name in ("weights.npz", "weights.npy", "nothing.npz"):
+        done = CliRunner().invoke(shell, ["convert-apnet", str(tmp_path / name), *options])
+        assert done.exit_code == 1
+        assert "not a readable NPZ" in done.output

@@ -448,6 +448,8 @@ def test_it_is_no_explainer_of_other_classifiers(tmp_path: Path, folder: Path) -
         fit(registry(), "apnet", classifier_of(), clips(3), tmp_path)
     with pytest.raises(ConfigurationError, match="no classifier of its own"):
         train(registry(), "class-mean", clips(3), tmp_path)
+    with pytest.raises(ConfigurationError, match="The device 'gramophone' cannot be used"):
+        train_apnet(tmp_path / "net", device="gramophone")
     with pytest.raises(CheckpointError, match="explains itself and no other"):
         load_fitted(registry(), folder, classifier_of())
     with pytest.raises(ConfigurationError, match="brings its own parameters"):

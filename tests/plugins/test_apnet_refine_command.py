@@ -18,7 +18,7 @@ from earwitness import load_classifier
 from earwitness.artifacts import load_tensors
 from earwitness.cli.shell import shell
 from earwitness.errors import ConfigurationError
-from earwitness.fitting import load_trained, train
+from earwitness.fitting import digest_of_data, load_trained, train
 from earwitness.loading import load_dataset
 from earwitness.registry import registry
 from earwitness_plugins.apnet.edits import Delete, Prune, Retrain, prototypes_of
@@ -128,6 +128,53 @@ def test_every_edit_changes_the_network_in_use_and_every_undo_brings_it_back(net
         done("undo", net)
         assert equal(tensors(net), state)
     assert "nothing to undo" in refused("undo", net)
+
+
+def test_a_replay_that_stopped_goes_on_where_it_was(net: Path, data: tuple[str, ...]) -> None:
+    fresh = Path(shutil.copytree(net, net.parent / "fresh"))
+    done("delete", net, 1)
+    done("retrain", net, *data, "--epochs", 1)
+    done("delete", net, 2)
+    assert "say on which data" in refused("replay", fresh, "--from", net)
+    assert [edit["edit"] for edit in done("history", fresh)["edits"]] == ["delete"]
+    assert "replayed 2 edits" in done("replay", fresh, "--from", net, *data)["said"]
+    assert equal(tensors(fresh), tensors(net))
+    done("undo", fresh)
+    done("delete", fresh, 3)
+    assert "Undo them first" in refused("replay", fresh, "--from", net, *data)
+
+
+def test_another_recording_by_the_name_of_a_prototype_is_refused(
+    net: Path, data: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A replay would make the second recording both prototypes."""
+    write_clips(tmp_path / "others", 4, start=1)
+    (tmp_path / "others" / "low" / "2.wav").rename(tmp_path / "others" / "low" / "0.wav")
+    others = ("--dataset", "folder", "--dataset-param", f"folder={tmp_path / 'others'}")
+    done("add", net, *data, "--clip", "low/0.wav")
+    state = tensors(net)
+    assert "Another recording called 'low/0.wav'" in refused("add", net, *others, "--clip", "low/0.wav")
+    assert equal(tensors(net), state)
+    done("add", net, *data, "--clip", "low/0.wav")  # the same one may be added again
+    done("undo", net)
+    done("undo", net)
+    done("add", net, *others, "--clip", "low/0.wav")
+
+
+def test_the_validation_data_are_the_same_data_set_with_other_parameters(
+    net: Path, sounds: Path, tmp_path: Path
+) -> None:
+    write_clips(tmp_path / "held-out", 1, start=7)
+    data = ("--dataset", "folder", "--dataset-param", f"folder={sounds}")
+    held_out = ("--validation-param", f"folder={tmp_path / 'held-out'}")
+    done("retrain", net, *data, *held_out, "--epochs", 2)
+    (edit,) = Workshop(net, registry()).history.edits
+    assert isinstance(edit, Retrain)
+    wanted = [digest_of_data(load_dataset("folder", parameters={"folder": str(folder)})) for folder in (
+        sounds, tmp_path / "held-out",
+    )]  # fmt: skip
+    assert [edit.train, edit.validation] == wanted
+    assert len(apnet(net).trained.curves.validation_accuracy) == 2
 
 
 def test_before_and_after_stand_in_one_table(net: Path, data: tuple[str, ...]) -> None:
@@ -306,6 +353,12 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(net: Path, data: tuple[s
     assert "is silent" in refused("add", net, *odd, "--clip", "low/silent.wav")
     assert "From 1 to 2 of 3 channels" in refused("prune-channels", net)
     assert "holds no fitted explainer" in refused("prune", tmp_path / "nowhere")
+    (tmp_path / "converted").write_text("")
+    assert "is a file. A fit leaves a folder" in refused("prune", tmp_path / "converted")
+    for rate in ("inf", "nan", "-1"):
+        assert "A learning rate is a positive number" in refused("retrain", net, *data, "--learning-rate", rate)
+    for command in ("retrain", "evaluate"):
+        assert "The device 'gramophone' cannot be used" in refused(command, net, *data, "--device", "gramophone")
     assert not (net / "refinement").exists()
 
 

@@ -113,6 +113,15 @@ def test_by_the_code_a_prototype_goes_where_its_nearest_is_close_and_of_its_clas
     assert all(CLASSES[j] != CLASSES[nearest] for j, nearest in close if {j, nearest} != {0, 2})
 
 
+def test_by_the_code_a_prototype_goes_for_a_neighbour_that_is_gone_already() -> None:
+    """Nearest of 2 is 0, which went for 1: as in the published loop, which never looks at what it has deleted."""
+    base = prototypes()
+    places = torch.tensor([0.0, 0.9, -1.0, 20.0, 40.0, 60.0])
+    latents = places[:, None, None, None].expand(base.latents.shape)
+    line = PrototypeSet(latents, base.frequency_weights, base.class_weights, torch.tensor([0, 0, 0, 1, 2, 1]))
+    assert numbers(redundant_prototypes(line)) == [0, 2]
+
+
 def test_by_the_paper_one_of_each_close_pair_goes_and_a_class_keeps_its_last() -> None:
     base = near(near(prototypes(), 2, 0, 0.01), 1, 4, 0.02)
     gone = numbers(redundant_prototypes(base, "paper"))

@@ -189,6 +189,23 @@ def test_results_on_other_data_or_folds_do_not_come_into_one_folder(plugins: Reg
         Series(tmp_path, "b", Fake(), paired(plugins, (1, 2, 3)))
 
 
+def test_results_on_other_clips_of_a_fold_are_refused_before_the_training(plugins: Registry, tmp_path: Path) -> None:
+    """Differences fold by fold mean nothing unless the folds have the same clips."""
+    fold = rotation(FIVE)[0]
+    Series(tmp_path, "a", Fake(), paired(plugins, clips=4)).validate(fold, seed=0, progress=quiet)
+    fake = Fake()
+    said = r"test fold 1, the train and validation and test clips of 'b' are not those of 'a'"
+    with pytest.raises(StoreError, match=said):
+        Series(tmp_path, "b", fake, paired(plugins, clips=2)).validate(fold, seed=0, progress=quiet)
+    assert fake.trained == []
+    Series(tmp_path, "b", fake, paired(plugins, clips=4)).validate(fold, seed=0, progress=quiet)
+    path = tmp_path / "b" / "seed-0-fold-1" / "result.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "data": {**document["data"], "test": "another"}}))
+    with pytest.raises(StoreError, match=r"test fold 1, the test clips of 'b'"):
+        read_results(tmp_path)
+
+
 def test_a_damaged_result_is_named(plugins: Registry, tmp_path: Path) -> None:
     series = Series(tmp_path, "a", Fake(), paired(plugins))
     series.validate(rotation(FIVE)[0], seed=0, progress=quiet)

@@ -261,7 +261,7 @@ def test_a_training_that_diverges_stops_and_keeps_its_last_checkpoint(
         return loss * (torch.nan if len(asked) > 4 else 1)
 
     monkeypatch.setattr(Objective, "of_answers", until_the_fifth)
-    with pytest.raises(ExplanationError, match=r"diverged in step 5 of 6: .* The checkpoint of step 4 is kept"):
+    with pytest.raises(ExplanationError, match=r"diverged in step 5 of 6: .* checkpoint is kept, with the decoder of step 4"):
         fitted(tmp_path)
     tensors, settings = load_tensors(tmp_path / "checkpoint.safetensors")
     assert settings["step"] == 4
@@ -277,18 +277,25 @@ def test_the_gradient_must_be_finite_too(tmp_path: Path, monkeypatch: pytest.Mon
         fitted(tmp_path)
 
 
-def test_examples_can_be_heard_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["lmac", "lmac-budget"])
+def test_examples_sound_as_the_explanation_would_at_that_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setattr(training, "LOOK", 2)
     monkeypatch.setattr(training, "STRETCH", 2)
-    found = fitted(tmp_path, examples=2, validation=tones(3, seed=2))
+    found = fitted(tmp_path, name, examples=2, noise="clips", noise_snr_db=0.0)
     names = sorted(path.name for path in (tmp_path / "examples").iterdir())
-    assert names == [f"clip-2-{n}-step0000{step}.wav" for n in (0, 1) for step in (2, 4, 6)]
-    if found.fitted.step == 6:
-        clip = tones(3, seed=2)[0]
-        mask = mask_of(explained(found, clips=[clip]))
-        listening = own_classifier().listening
-        heard = listening.inverse(mask * listening.forward(clip.waveform[None]), N_SAMPLES)[0]
-        assert np.allclose(soundfile.read(tmp_path / "examples" / names[2])[0], heard.numpy(), atol=1e-5)
+    assert names == [f"clip-0-{n}-step0000{step}.wav" for n in (0, 1) for step in (2, 4, 6)]
+    assert found.fitted.step == 6  # without validation clips the last decoder is kept
+    clip = tones()[0]
+    mask, listening = mask_of(explained(found, clips=[clip])), own_classifier().listening
+    heard = listening.inverse(mask * listening.forward(clip.waveform[None]), N_SAMPLES)[0]
+    assert np.allclose(soundfile.read(tmp_path / "examples" / names[2])[0], heard.numpy(), atol=1e-5)
+
+
+def test_examples_are_of_validation_clips_where_there_are_some(tmp_path: Path) -> None:
+    fitted(tmp_path, examples=1, validation=tones(3, seed=2))
+    assert [path.name for path in (tmp_path / "examples").iterdir()] == ["clip-2-0-step00006.wav"]
 
 
 # --- the answer
@@ -450,6 +457,7 @@ def test_explaining_before_fitting_says_how_to_fit() -> None:
         {"learning_rate": 0.0},
         {"budget_share": 1.5},
         {"budget_share": 0.5, "binarize": True},
+        {"budget_share": 1.0, "scale": "log1p"},
         {"guidance_loss": "mse"},
         {"noise_snr_db": float("nan")},
         {"examples": -1},

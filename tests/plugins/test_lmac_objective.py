@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -96,11 +97,12 @@ def test_wrong_weights_are_refused(wrong: dict[str, object]) -> None:
 # --- guidance
 
 
+@pytest.mark.parametrize("scale", ["magnitude", "log1p"])
 @pytest.mark.parametrize("loss", ["bce", "norm"])
-def test_guidance_is_the_formula(loss: str) -> None:
+def test_guidance_is_the_formula(loss: str, scale: Any) -> None:
     mask, recording, clean = masks(2, 3, 4), 5 * masks(2, 3, 4, seed=1), 5 * masks(2, 3, 4, seed=2)
     guidance = Guidance(weight=16.0, loss=loss, least_cosine=-1.0)  # type: ignore[arg-type]
-    found, guided = guidance.of_masks(mask, recording, clean)
+    found, guided = guidance.of_masks(mask, recording, clean, scale=scale)
     assert guided.tolist() == [True, True]
     for row in range(2):
         levels = [math.log1p(float(value)) for value in clean[row].flatten()]
@@ -108,8 +110,25 @@ def test_guidance_is_the_formula(loss: str) -> None:
         for m, x, level in zip(mask[row].flatten().tolist(), recording[row].flatten().tolist(), levels, strict=True):
             target = 1.0 if level >= 0.35 * max(levels) else 0.0
             bce = -(target * math.log(m) + (1 - target) * math.log(1 - m))
-            terms.append(bce if loss == "bce" else (m * math.log1p(x) - level) ** 2)
+            terms.append(bce if loss == "bce" else (masked_level(m, x, scale) - level) ** 2)
         assert float(found[row]) == pytest.approx(16 * sum(terms) / len(terms), rel=1e-4)
+
+
+def masked_level(mask: float, magnitude: float, scale: str) -> float:
+    """log1p of what a mask leaves of a magnitude."""
+    return math.log1p(mask * magnitude) if scale == "magnitude" else mask * math.log1p(magnitude)
+
+
+@pytest.mark.parametrize("scale", ["magnitude", "log1p"])
+def test_the_threshold_is_on_the_cosine_of_masked_and_clean_recording(scale: Any) -> None:
+    mask, recording, clean = masks(1, 3, 4), 50 * masks(1, 3, 4, seed=1) ** 4, 5 * masks(1, 3, 4, seed=2)
+    pairs = zip(*(each.flatten().tolist() for each in (mask, recording, clean)), strict=True)
+    levels = [(masked_level(m, x, scale), math.log1p(c)) for m, x, c in pairs]
+    norms = [math.sqrt(sum(level[side] ** 2 for level in levels)) for side in (0, 1)]
+    wanted = sum(a * b for a, b in levels) / (norms[0] * norms[1])
+    for threshold, expected in ((wanted - 1e-4, True), (wanted + 1e-4, False)):
+        _, guided = Guidance(least_cosine=threshold).of_masks(mask, recording, clean, scale=scale)
+        assert guided.tolist() == [expected]
 
 
 def test_only_clips_near_the_clean_one_are_guided() -> None:
@@ -117,7 +136,7 @@ def test_only_clips_near_the_clean_one_are_guided() -> None:
     clean[:, 0] = 1.0
     mask = torch.stack([torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.1], [1.0, 1.0]])])
     recording = torch.ones(2, 2, 2)
-    found, guided = Guidance(least_cosine=0.6).of_masks(mask, recording, clean)
+    found, guided = Guidance(least_cosine=0.6).of_masks(mask, recording, clean, scale="magnitude")
     assert guided.tolist() == [True, False]
     assert float(found[1]) == 0
 
@@ -125,7 +144,7 @@ def test_only_clips_near_the_clean_one_are_guided() -> None:
 def test_a_silent_clip_is_neither_loud_nor_guided() -> None:
     silence = torch.zeros(1, 2, 2)
     assert loud_bins(silence).tolist() == silence.tolist()
-    found, guided = Guidance().of_masks(torch.full((1, 2, 2), 0.5), silence, silence)
+    found, guided = Guidance().of_masks(torch.full((1, 2, 2), 0.5), silence, silence, scale="magnitude")
     assert guided.tolist() == [False]
     assert found.tolist() == [0]
     assert cosine(torch.ones(1, 2, 2), silence).tolist() == [0]

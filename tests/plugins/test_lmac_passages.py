@@ -251,6 +251,8 @@ def test_loud_sums_are_scaled_down() -> None:
 def test_noise_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no 'purple'"):
         find_noise("purple")
+    with pytest.raises(ConfigurationError, match="there is no ''"):
+        find_noise("")  # and not the folder in which the fit was started
     with pytest.raises(ConfigurationError, match="no sound file"):
         find_noise(str(tmp_path))
     write_noise(tmp_path / "silent.wav", level=0.0)

@@ -110,10 +110,11 @@ class Recipe:
         After each step, the weights H of each latent band are divided by their norm over the prototypes (in the code,
         not in the paper).
     class_blocks : bool
-        The classifier starts with +1 for a class' own block of prototypes and -1 for the others (in the code, for
+        The classifier starts with 1/n for a class' own block of n prototypes and -1/n for the others (in the code, for
         UrbanSound8K only), instead of at random.
     prototypes : {"uniform", "data"}
-        The prototypes start as small random numbers (published), or as latent maps of training clips of their class.
+        The prototypes start as small random numbers (published), or as latent maps of training clips of their class;
+        the latent space is then scaled until nearest prototypes are at a distance of about one.
     schedule : {"constant", "one-cycle"}
         The learning rate stays as it is (published), or rises during the first 15 % of the steps and falls along half
         a cosine.
@@ -209,10 +210,9 @@ PUBLISHED: dict[str, tuple[Configuration, Recipe]] = {
 _ESC10 = (
     PUBLISHED["urbansound8k"][0],
     Recipe(
-        epochs=60,
+        epochs=50,
         batch_size=16,
         learning_rate=2e-3,
-        gamma=20.0,
         class_blocks=True,
         prototypes="data",
         schedule="one-cycle",

@@ -33,5 +33,6 @@ def convert_apnet(arrays: Path, out: Path, labels: str, min_db: float, max_db: f
     """
     from earwitness_plugins.apnet.published import convert
 
-    state = convert(arrays, out, labels=labels.split(","), scaler=(min_db, max_db), configuration=configuration)
+    names = [label.strip() for label in labels.split(",")]
+    state = convert(arrays, out, labels=names, scaler=(min_db, max_db), configuration=configuration)
     click.echo(f"{len(state['prototypes'])} prototypes, {sum(t.numel() for t in state.values()):,} parameters: {out}")

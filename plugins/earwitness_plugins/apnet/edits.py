@@ -218,7 +218,7 @@ class Retrain:
 
     def describe(self, labels: Sequence[str]) -> str:
         """In words."""
-        return f"trained for {self.epochs} more epochs"
+        return f"trained for {self.epochs} more epoch{'' if self.epochs == 1 else 's'}"
 
 
 Edit = Delete | Add | Prune | PruneChannels | Rebalance | Retrain

@@ -16,6 +16,7 @@ from earwitness_plugins.apnet.configuration import Recipe
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Output
 
 _EPSILON = 1e-7  # Keras' own, under the norm
+_CHUNK = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ def initialise(network: AudioPrototypeNetwork, recipe: Recipe, generator: torch.
 
 
 def class_block_weights(n_prototypes: int, n_classes: int, generator: torch.Generator) -> Tensor:
-    """W with +1 for each class' own block of floor(M/K) prototypes, -1 elsewhere, plus noise in [-0.05, 0.05].
+    """W with 1/n for each class' own block of n = floor(M/K) prototypes, -1/n elsewhere, plus noise in [-0.05, 0.05].
 
     Returns
     -------
@@ -115,18 +116,22 @@ def class_block_weights(n_prototypes: int, n_classes: int, generator: torch.Gene
     own = n_prototypes // n_classes
     if own < 1:
         raise ConfigurationError(f"{n_prototypes} prototypes for {n_classes} classes leave classes without any.")
-    signs = -torch.ones(n_prototypes, n_classes)
+    weights = torch.full((n_prototypes, n_classes), -1 / own)
     for index in range(n_classes):
-        signs[own * index : own * (index + 1), index] = 1
-    return signs + (torch.rand(n_prototypes, n_classes, generator=generator) - 0.5) / 10
+        weights[own * index : own * (index + 1), index] = 1 / own
+    return weights + (torch.rand(n_prototypes, n_classes, generator=generator) - 0.5) / 10
 
 
 def start_from_data(network: AudioPrototypeNetwork, features: Tensor, classes: Tensor, seed: torch.Generator) -> None:
     """Put each class' block of prototypes on latent maps of its own training windows, in place.
 
+    The latent space is then scaled until windows are at a distance of one, on average over windows and bands, from the
+    prototype that is nearest: similarities exp(-D) that begin near 0 or 1 have no gradient.
+
     Parameters
     ----------
     network : AudioPrototypeNetwork
+        As :func:`initialise` leaves it: without biases, so that a scaled convolution gives scaled maps.
     features : Tensor (N, 1, F, T)
     classes : Tensor (N,), int64
         Every class has a window. One with fewer windows than prototypes repeats them.
@@ -140,3 +145,9 @@ def start_from_data(network: AudioPrototypeNetwork, features: Tensor, classes: T
             drawn = rows[torch.randperm(len(rows), generator=seed).repeat(-(-own // len(rows)))[:own]]
             latent = network.encoder(features[drawn.to(features.device)])
             network.prototypes[own * index : own * (index + 1)] = latent
+        nearest = [network.distances(network.encoder(chunk)).amin(1) for chunk in torch.split(features, _CHUNK)]
+        scale = torch.cat(nearest).mean().rsqrt()
+        if bool(scale.isfinite()):  # not where every window is a prototype
+            network.prototypes.mul_(scale)
+            network.encoder.conv3.weight.mul_(scale)
+            network.decoder.deconv1.weight.div_(scale)

@@ -117,7 +117,7 @@ def convert(
     try:
         with np.load(arrays, allow_pickle=False) as file:
             state = state_of_published(dict(file))
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:  # an NPY file is an array, and no context
         raise CheckpointError(
             f"{arrays} is not a readable NPZ file of plain arrays. Write one with numpy.savez."
         ) from error

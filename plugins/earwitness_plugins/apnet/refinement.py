@@ -87,9 +87,9 @@ def redundant_prototypes(prototypes: PrototypeSet, rule: Rule = "code") -> Tenso
     Both rules call a pair close when D_jl < min D + mean D / 2 (Eq. 12), D the squared distance (Eq. 11).
 
     ``"code"``: the mean is over all M² pairs, each prototype with itself too; one after the other, in the order of
-    their classes, looks at its nearest neighbour only, and goes if that one is close, of the same class and not gone
-    before. ``"paper"``: the mean is over different prototypes; of each close pair, closest first, the later one goes
-    where both are still there. A class keeps its last prototype either way.
+    their classes, looks at its nearest neighbour only, gone or not, and goes if that one is close and of the same
+    class, unless another one went for it before. ``"paper"``: the mean is over different prototypes; of each close
+    pair, closest first, the later one goes where both are still there. A class keeps its last prototype either way.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from earwitness.artifacts import digest_of
 from earwitness.clips import Dataset
-from earwitness.errors import CheckpointError
+from earwitness.errors import CheckpointError, ConfigurationError
 from earwitness.fitting import Workspace, digest_of_data
 from earwitness.identity import digest_of_tensors
 from earwitness.protocols import Progress
@@ -50,8 +51,16 @@ class Retraining:
     progress: Progress
 
     def edit(self, *, epochs: int, learning_rate: float | None, seed: int) -> Retrain:
-        """The record of a training on these data; ``None`` keeps the learning rate."""
+        """The record of a training on these data; ``None`` keeps the learning rate.
+
+        Raises
+        ------
+        ConfigurationError
+            The learning rate is not positive and finite.
+        """
         rate = self.recipe.learning_rate if learning_rate is None else learning_rate
+        if not 0 < rate < math.inf:
+            raise ConfigurationError(f"A learning rate is a positive number, such as 0.001; got {rate}.")
         return Retrain(epochs, rate, seed, *self._digests())
 
     def __call__(self, trained: TrainedAPNet, edit: Retrain) -> TrainedAPNet:

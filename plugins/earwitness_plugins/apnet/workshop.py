@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from earwitness.artifacts import load_tensors, save_tensors, write_json
@@ -123,6 +124,7 @@ class Workshop:
         EarwitnessError
             It cannot be done; the folder is as it was.
         """
+        self._check_names(clips or {})
         windows = {**self.clips(), **(clips or {})}
         material = Material(self.apnet.configuration, windows.__getitem__, retrain)
         trained = edit.apply(self._draft(), material).trained
@@ -160,6 +162,8 @@ class Workshop:
     def replay(self, origin: Path, *, retrain: Retrainer = no_data) -> Iterator[Edit]:
         """Do again what was done in another folder, edit by edit; yields each when it is done.
 
+        One that stopped on the way goes on after the last edit that was done.
+
         Parameters
         ----------
         origin : Path
@@ -171,20 +175,21 @@ class Workshop:
         CheckpointError
             Nothing was done there, or it began with another network.
         ConfigurationError
-            This network has been edited already, or an edit cannot be done.
+            This network has been edited otherwise, or an edit cannot be done.
         """
-        if self.history.edits:
-            raise ConfigurationError(
-                f"{self.folder} has a history of {len(self.history.edits)} edits. Undo them first: a replay begins "
-                "with the network as it was trained."
-            )
-        refinement = origin / "refinement"
+        refinement, n_done = origin / "refinement", len(self.history.edits)
         if not (refinement / _HISTORY).is_file():
             raise CheckpointError(f"{origin} has no history: {refinement / _HISTORY} is missing.")
-        history, _ = _read(refinement / _HISTORY)
-        history.check_begins_with(self.trained)
+        history, sums = _read(refinement / _HISTORY)
+        if n_done and (n_done == len(history.edits) or self._sums != sums[: n_done + 1]):
+            raise ConfigurationError(
+                f"{self.folder} has a history of {n_done} edits. Undo them first: a replay begins with the network as "
+                "it was trained, or where another replay of the same history stopped."
+            )
+        if not n_done:
+            history.check_begins_with(self.trained)
         clips = _clips_of(refinement)
-        for edit in history.edits:
+        for edit in history.edits[n_done:]:
             own = {}
             if isinstance(edit, Add):
                 if edit.clip_id not in clips:
@@ -204,6 +209,17 @@ class Workshop:
     def clips(self) -> dict[str, Tensor]:
         """Features (1, F, T) of the recordings that became prototypes, by their ``clip_id``."""
         return _clips_of(self.refinement)
+
+    def _check_names(self, clips: Mapping[str, Tensor]) -> None:
+        """A history knows recordings by their names: refuse another one by the name of one that is a prototype."""
+        kept = self.clips()
+        used = {edit.clip_id for edit in self.history.edits if isinstance(edit, Add)}
+        for name in used & kept.keys() & clips.keys():
+            if not torch.allclose(kept[name], clips[name], atol=1e-4):
+                raise ConfigurationError(
+                    f"Another recording called {name!r} became a prototype before, and a replay could not tell the two "
+                    "apart. Give this one another name, or undo that edit."
+                )
 
     def _draft(self) -> Draft:
         """The network in use, and what its prototypes weighed when it was last trained."""

@@ -101,7 +101,7 @@ class Series:
     """
 
     def __init__(self, out: Path, label: str, learner: Learner, data: FoldedData) -> None:
-        self.label, self.learner, self.data = label, learner, data
+        self.out, self.label, self.learner, self.data = out, label, learner, data
         self.folder = out / _folder_name(label)
         settings = {"network": learner.settings(), "data": data.settings()}
         self.settings: dict[str, Any] = json.loads(canonical_json(settings))  # as they will be read again
@@ -161,10 +161,15 @@ class Series:
             A clip has a class that the architecture does not know, or training diverged.
         CheckpointError
             The clips are not those that an unfinished training began with.
+        StoreError
+            They are not those of other results of this fold.
         """
         place = self._place(fold, seed)
         if (kept := self.result(fold, seed=seed)) is None:
             clips = self.data.load(fold)
+            digests = {split: digest_of_data(clips[split]) for split in SPLITS}
+            of_others = [(other.label, other.fold.test, other.data) for other in read_results(self.out)]
+            check_same_clips(self.out, [*of_others, (self.label, fold.test, digests)])
             write_json(self.folder / _SETTINGS, {"schema": SCHEMA, "label": self.label, "settings": self.settings})
             learnt = self.learner.learn(clips, place, seed=seed, progress=progress)
             kept = Result(
@@ -173,7 +178,7 @@ class Series:
                 fold=fold,
                 learnt=learnt,
                 clips={split: len(clips[split]) for split in SPLITS},
-                data={split: digest_of_data(clips[split]) for split in SPLITS},
+                data=digests,
                 settings=self.settings,
                 threads=torch.get_num_threads(),
                 device=self.learner.device,
@@ -192,11 +197,12 @@ def read_results(out: Path) -> list[Result]:
     Raises
     ------
     StoreError
-        A file is damaged, or they are of different data sets or rotations.
+        A file is damaged, or they are of different data sets or rotations, or of different clips of a fold.
     """
     paths = (path for settings in out.glob(f"*/{_SETTINGS}") for path in settings.parent.glob(f"seed-*/{_RESULT}"))
     results = sorted(map(_result_of, paths), key=lambda result: (result.label, result.seed, result.fold.test))
     check_same_folds(out, [result.settings for result in results])
+    check_same_clips(out, [(result.label, result.fold.test, result.data) for result in results])
     return results
 
 
@@ -208,6 +214,20 @@ def check_same_folds(out: Path, settings: Iterable[Mapping[str, Any]]) -> None:
             f"{out} would hold results on different data, which cannot be compared fold by fold: "
             f"{' and '.join(sorted(kinds))}. Choose another --out for one of them."
         )
+
+
+def check_same_clips(out: Path, tests: Iterable[tuple[str, int, Mapping[str, str]]]) -> None:
+    """Raise StoreError unless each fold has the same clips for all networks: (label, test fold, digests of clips)."""
+    known: dict[int, tuple[str, Mapping[str, str]]] = {}
+    for label, fold, digests in tests:
+        first, wanted = known.setdefault(fold, (label, digests))
+        differing = [split for split in SPLITS if digests.get(split) != wanted.get(split)]
+        if differing:
+            raise StoreError(
+                f"{out} would hold results on different clips, which cannot be compared: with test fold {fold}, the "
+                f"{' and '.join(differing)} clips of {label!r} are not those of {first!r}. Were other parameters given "
+                "for the data set, or have its files changed? Choose another --out."
+            )
 
 
 def _begun(out: Path) -> Iterator[dict[str, Any]]:

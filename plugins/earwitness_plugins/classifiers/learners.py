@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from earwitness.artifacts import save_tensors
 from earwitness.clips import Dataset
+from earwitness.device import usable_device
 from earwitness.errors import ConfigurationError, nearest
 from earwitness.fitting import fit_facts, train
 from earwitness.parameters import build, resolved_parameters
@@ -190,7 +189,7 @@ def learner(name: str, *, plugins: Registry, parameters: Mapping[str, Any], epoc
         There is none, it is an explainer of other classifiers, a parameter or ``epochs`` does not apply or is not
         valid, or the device cannot be used.
     """
-    _check_device(device)
+    usable_device(device)
     if name in ARCHITECTURES:
         if parameters:
             raise ConfigurationError(
@@ -226,10 +225,3 @@ def _check_by_design(name: str, plugins: Registry) -> None:
 def _choices(name: str, plugins: Registry) -> str:
     own = {shown for shown in plugins.shown_names("explainers") if plugins.explainer(shown).spec.scope == "by-design"}
     return nearest(name, own | ARCHITECTURES.keys())
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
-        raise ConfigurationError(f"The device {device!r} cannot be used: {error}") from error

@@ -130,8 +130,8 @@ class LMAC:
             raise ConfigurationError(f"width is a whole number of 1 or more, got {width!r}.")
         if isinstance(examples, bool) or not isinstance(examples, int) or examples < 0 or not memory_mb >= 0:
             raise ConfigurationError(f"examples and memory_mb are not negative, got {examples!r} and {memory_mb!r}.")
-        if binarize and budget_share:
-            raise ConfigurationError("A binary mask has no warp: choose binarize or budget_share, not both.")
+        if budget_share and (binarize or scale != "magnitude"):
+            raise ConfigurationError("Only a gain is warped to a budget: leave out binarize and scale, or budget_share.")
         if not steps and start is None:
             raise ConfigurationError("Without an earlier fit to start from, steps must be 1 or more, got 0.")
         if not -100 <= noise_snr_db <= 100:
@@ -269,7 +269,7 @@ class LMAC:
             The classifier does not have the layers, or other channels there.
         """
         n_samples = batch.waveforms.shape[1]
-        mask, decision = self._mask(classifier, batch.waveforms, self.fitted)
+        mask, decision = self._mask(classifier, batch.waveforms, self.fitted.decoder, self.fitted.layers)
         spread = mask.flatten(1)
         flat = [bool(collapse(float(row.mean()), float(row.std()))) for row in spread]
         if self.kind.domain == "stft":
@@ -283,12 +283,14 @@ class LMAC:
             },
         )
 
-    def _mask(self, classifier: AudioClassifier, waveforms: Tensor, fitted: FittedDecoder) -> tuple[Tensor, Tensor]:
+    def _mask(
+        self, classifier: AudioClassifier, waveforms: Tensor, decoder: MaskDecoder, layers: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
         """Masks where their passage uses them, and the decisions (B,) that they explain."""
         passage = self.kind.passage(classifier, waveforms.shape[1])
-        hidden = hidden_maps(classifier, classifier.features(waveforms), fitted.layers)
+        hidden = hidden_maps(classifier, classifier.features(waveforms), layers)
         decision = hidden.logits.argmax(1)
-        logits = answer(fitted.decoder.to(waveforms.device), hidden.maps, classifier, waveforms.shape[1])
+        logits = answer(decoder.to(waveforms.device), hidden.maps, classifier, waveforms.shape[1])
         if self.recipe.budget_share < 1:
             return self.kind.mask(logits, passage), decision
         # A mask that was only ever judged at budgets has no level of its own.
@@ -340,14 +342,13 @@ class LMAC:
     def _write_examples(
         self, classifier: AudioClassifier, material: Material, workspace: Workspace, decoder: MaskDecoder, step: int
     ) -> None:
-        """What is heard of the first few clips, after so many steps."""
+        """What is heard of the first few clips, as :meth:`explain` would mask them after so many steps."""
         folder = workspace.folder / "examples"
         for index in [index for chunk in material.chunks(1) for index in chunk][: self.examples]:
             folder.mkdir(parents=True, exist_ok=True)
-            batch, rows = material.clean([index]), material.rows([index])
+            batch = material.clean([index])
             n_samples, listening = batch.waveforms.shape[1], classifier.listening
-            logits = answer(decoder, rows.maps, classifier, n_samples)
-            mask = self.kind.mask(logits, self.kind.passage(classifier, n_samples))
+            mask, _ = self._mask(classifier, batch.waveforms, decoder, material.layers)
             spectrum = listening.forward(batch.waveforms)
             gain = mask_to_gain(on_stft(mask, classifier, n_samples), spectrum.abs(), self.kind.scale)
             heard = listening.inverse(apply_gain(gain, spectrum), n_samples)[0]

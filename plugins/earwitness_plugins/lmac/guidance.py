@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from earwitness.audio.masking import mask_to_gain
 from earwitness.errors import ConfigurationError, nearest
+from earwitness.explanation import Scale
 
 GuidanceLoss = Literal["bce", "norm"]
 
@@ -52,7 +54,9 @@ class Guidance:
                 f"There is no guidance_loss {self.loss!r}. {nearest(self.loss, get_args(GuidanceLoss))}"
             )
 
-    def of_masks(self, mask: Tensor, recording: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+    def of_masks(
+        self, mask: Tensor, recording: Tensor, clean: Tensor, *, scale: Scale
+    ) -> tuple[Tensor, Tensor]:
         """The guidance of each row, and which rows are guided.
 
         Parameters
@@ -60,6 +64,8 @@ class Guidance:
         mask : Tensor (B, F, N), float32, in [0, 1]
         recording, clean : Tensor (B, F, N), float32, >= 0
             |S| of the recording, noise included, and without the noise.
+        scale : {"magnitude", "log1p"}
+            Of the mask.
 
         Returns
         -------
@@ -67,13 +73,14 @@ class Guidance:
             λ_g times the loss; 0 where a row is not guided.
         guided : Tensor (B,), bool
         """
-        recording, clean = torch.log1p(recording), torch.log1p(clean)
-        guided = cosine(mask.detach() * recording, clean) >= self.least_cosine
+        clamped = mask.clamp(0, 1)  # a lifted mask may exceed 1 by rounding
+        heard = torch.log1p(mask_to_gain(clamped, recording, scale) * recording)
+        clean = torch.log1p(clean)
+        guided = cosine(heard.detach(), clean) >= self.least_cosine
         if self.loss == "bce":
-            clamped = mask.clamp(0, 1)  # a lifted mask may exceed 1 by rounding
             loss = functional.binary_cross_entropy(clamped, loud_bins(clean), reduction="none").mean((1, 2))
         else:
-            loss = (mask * recording - clean).square().mean((1, 2))
+            loss = (heard - clean).square().mean((1, 2))
         return torch.where(guided, self.weight * loss, 0.0), guided
 
 

@@ -106,7 +106,7 @@ def find_noise(name: str) -> Noise:
     if name in GENERATED:
         return GeneratedNoise(GENERATED[name])
     folder = Path(name).expanduser()
-    if not folder.is_dir():
+    if not name or not folder.is_dir():  # Path("") would be where the fit was started
         raise ConfigurationError(
             f"noise must be one of {', '.join((*GENERATED, CLIPS))}, or a folder; there is no {name!r}."
         )

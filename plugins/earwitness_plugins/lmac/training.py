@@ -237,7 +237,8 @@ class Training:
         listening = self.classifier.listening
         with torch.no_grad():
             magnitudes = [listening.forward(each).abs() for each in (heard, clean)]
-        return self.guidance.of_masks(on_stft(mask, self.classifier, clean.shape[1]), *magnitudes)
+        lifted = on_stft(mask, self.classifier, clean.shape[1])
+        return self.guidance.of_masks(lifted, *magnitudes, scale=self.kind.scale)
 
     def _descend(self, roots: list[tuple[Tensor, Tensor | None]], losses: Tensor) -> None:
         self._check_finite(losses)
@@ -305,7 +306,8 @@ class Training:
     def _check_finite(self, values: Tensor) -> None:
         if bool(torch.isfinite(values).all()):
             return
-        kept = f"The checkpoint of step {self.state.kept_step} is kept" if self.state.kept else "There is no checkpoint"
+        found = f"The last checkpoint is kept, with the decoder of step {self.state.kept_step}"
+        kept = found if self.state.kept else "There is no checkpoint"
         raise ExplanationError(
             f"Training the mask decoder diverged in step {self.state.step + 1} of {self.recipe.total}: the loss or its "
             f"gradient is no longer finite. {kept}. Lower learning_rate (now {self.recipe.learning_rate:g}) or the "

@@ -1,0 +1,142 @@
+"""A step of L-MAC's training against the plain loop: two more passes of the classifier, over whole spectrograms."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from earwitness.audio.lifting import lift_mask, lower_relevance
+from earwitness.batching import ClipList
+from earwitness.classifier import AudioClassifier
+from earwitness.clips import Batch
+from earwitness.random import Random
+from earwitness_plugins.lmac import training
+from earwitness_plugins.lmac.budget import warped
+from earwitness_plugins.lmac.decoder import MaskDecoder
+from earwitness_plugins.lmac.guidance import Guidance
+from earwitness_plugins.lmac.masks import MaskKind
+from earwitness_plugins.lmac.material import Material
+from earwitness_plugins.lmac.objective import Objective
+from earwitness_plugins.lmac.passages import coarse_grid
+from earwitness_plugins.lmac.training import Recipe, Training
+from networks import N_SAMPLES, OneEach, classifier_of, clips_of, noise
+
+ROWS = (0, 1, 2, 3)
+PLAIN = MaskKind(domain="stft", scale="magnitude", binarize=False)
+PUBLISHED = Objective(in_weight=4.0, out_weight=0.2, sparsity=6.4, out_loss="published")
+GUIDANCE = Guidance(weight=4.0, least_cosine=0.94)
+
+
+def material_of(classifier: AudioClassifier, kind: MaskKind) -> Material:
+    passages = functools.cache(functools.partial(kind.passage, classifier))
+    levels = torch.tensor([0.01, 0.1, 0.5, 1.0])[:, None]
+    clips, layers = ClipList(clips_of(levels * noise(len(ROWS)))), ("features.2", "features.6")
+    made = Material(classifier, layers, passages, clips, seed=0, noise="pink", noise_snr_db=0.0)
+    for row in ROWS:
+        made.prepare(row, 100.0)
+    return made
+
+
+def decoder_of(maps: tuple[Tensor, ...]) -> MaskDecoder:
+    decoder = MaskDecoder([each.shape[1] for each in maps], 16)
+    decoder.initialise(maps, seed=1)
+    with torch.no_grad():
+        decoder.mask.weight.mul_(20)  # masks that are not near one half everywhere
+    return decoder
+
+
+def plain_mask(logits: Tensor, kind: MaskKind, batch: Batch, classifier: AudioClassifier, share: float) -> Tensor:
+    """Where it acts; rows by chance at a budget."""
+    coarse, fine = coarse_grid(classifier, N_SAMPLES), classifier.listening.grid(N_SAMPLES)
+    mask = torch.sigmoid(logits)
+    if share:
+        energy = lower_relevance(classifier.listening.forward(batch.waveforms).abs().square(), fine, coarse)
+        drawn = Random(0, batch.clip_ids).uniform("budget 0", 2)
+        at_budget = warped(functional.logsigmoid(logits), energy, 0.1 + 0.8 * drawn[:, 0]).exp()
+        mask = torch.where((drawn[:, 1] < share)[:, None, None], at_budget, mask)
+    mask = mask if kind.domain == "features" else lift_mask(mask, coarse, fine)
+    return ((mask > 0.5).to(mask) - mask).detach() + mask if kind.binarize else mask
+
+
+def plain_answer(mask: Tensor, kind: MaskKind, batch: Batch, classifier: AudioClassifier) -> Tensor:
+    """Logits of what a mask lets through, on the papers' route."""
+    if kind.domain == "features":
+        magnitude = classifier.front_end.decompress(classifier.features(batch.waveforms))[:, 0]  # type: ignore[attr-defined]
+    else:
+        magnitude = classifier.listening.forward(batch.waveforms).abs()
+    passed = mask * magnitude if kind.scale == "magnitude" else torch.expm1(mask * torch.log1p(magnitude))
+    if kind.domain == "features":
+        features = classifier.front_end.compression.apply(passed)[:, None]  # type: ignore[attr-defined]
+    else:
+        features = classifier.front_end.from_stft(torch.complex(passed, torch.zeros_like(passed)))
+    return classifier.logits_of_features(features)
+
+
+def plain_guidance(mask: Tensor, heard: Batch, clean: Batch, classifier: AudioClassifier) -> tuple[Tensor, Tensor]:
+    """λ_g times the binary cross-entropy to what is loud in the clean clip, and which rows are near it."""
+    recording, target = (classifier.listening.forward(each.waveforms).abs() for each in (heard, clean))
+    levels = torch.log1p(target)
+    loud = (levels >= 0.35 * levels.amax((1, 2), keepdim=True)).float()
+    loss = functional.binary_cross_entropy(mask.clamp(0, 1), loud, reduction="none").mean((1, 2))
+    similar = functional.cosine_similarity(torch.log1p(mask * recording).flatten(1), levels.flatten(1))
+    return GUIDANCE.weight * loss, similar >= GUIDANCE.least_cosine
+
+
+@pytest.mark.parametrize(
+    ("kind", "objective", "recipe"),
+    [
+        (PLAIN, Objective(), Recipe(steps=5)),
+        (PLAIN, PUBLISHED, Recipe(steps=5)),
+        (PLAIN, Objective(), Recipe(steps=5, budget_share=0.5)),
+        (PLAIN, Objective(), Recipe(steps=0, finetune_steps=5)),
+        (replace(PLAIN, scale="log1p"), PUBLISHED, Recipe(steps=5)),
+        (replace(PLAIN, binarize=True), Objective(), Recipe(steps=5)),
+        (replace(PLAIN, domain="features"), Objective(), Recipe(steps=5)),
+        (replace(PLAIN, domain="features", scale="log1p"), Objective(), Recipe(steps=5)),
+    ],
+)
+def test_a_step_has_the_gradient_of_the_plain_loop(
+    kind: MaskKind, objective: Objective, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = classifier_of(OneEach())
+    material = material_of(own, kind)
+    heard, clean = material.heard(ROWS), material.clean(ROWS)
+    rows = material.rows(ROWS, heard)
+    decoder = decoder_of(rows.maps)
+    step = Training(own, decoder, kind=kind, objective=objective, guidance=GUIDANCE, recipe=recipe)
+    monkeypatch.setattr(training, "_CLIP", 1e9)
+    monkeypatch.setattr(step.optimiser, "step", lambda: None)
+    step._step(material, ROWS, 0, 0)
+    found = [parameter.grad for parameter in decoder.parameters()]
+    assert all(gradient is not None for gradient in found)
+
+    logits = decoder(rows.maps, coarse_grid(own, N_SAMPLES).shape)
+    mask = plain_mask(logits, kind, heard, own, recipe.budget_share)
+    decision = own.logits(heard.waveforms).argmax(1)
+    inside, outside = (plain_answer(each, kind, heard, own) for each in (mask, 1 - mask))
+    loss = objective.in_weight * functional.cross_entropy(inside, decision, reduction="none")
+    if objective.out_loss == "published":
+        loss = loss - objective.out_weight * functional.cross_entropy(outside, decision, reduction="none")
+    else:
+        gone = 1 - torch.softmax(outside, 1).gather(1, decision[:, None])[:, 0]
+        loss = loss - objective.out_weight * gone.log()
+    rest = objective.sparsity * mask.mean((1, 2))
+    if recipe.budget_share:
+        at_budget = Random(0, heard.clip_ids).uniform("budget 0", 2)[:, 1] < recipe.budget_share
+        assert 0 < int(at_budget.sum()) < len(ROWS), "rows of both kinds"
+        rest = torch.where(at_budget, 0.0, rest)
+    if recipe.finetune_steps:
+        guidance, guided = plain_guidance(mask, heard, clean, own)
+        assert 0 < int(guided.sum()) < len(ROWS), "rows of both kinds"
+        rest = torch.where(guided, guidance, rest)
+    wanted = torch.autograd.grad((loss + rest).mean(), list(decoder.parameters()))
+    difference, size = (
+        torch.cat([each.flatten() for each in gradients]).norm()
+        for gradients in ([a - b for a, b in zip(found, wanted, strict=True)], wanted)
+    )
+    assert float(difference) < 1e-4 * float(size)
