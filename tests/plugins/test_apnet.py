@@ -289,6 +289,9 @@ def test_a_network_starts_as_the_published_code_has_it() -> None:
     signs = [[1, -1, -1]] * 2 + [[-1, 1, -1]] * 2 + [[-1, -1, 1]] * 2 + [[-1, -1, -1]]
     noise = net.class_weights.detach() - torch.tensor(signs) / 2  # a class has two prototypes, and one is left over
     assert 0.04 < float(noise.abs().max()) <= 0.05
+    initialise(net, Recipe(class_blocks=True, block_weight=1.0), generator())
+    assert torch.allclose(net.class_weights.abs(), torch.ones(()), atol=0.0501)
+    initialise(net, Recipe(class_blocks=True), generator())
     again = copy.deepcopy(net)
     initialise(again, Recipe(class_blocks=True), generator())
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), net.parameters(), strict=True))
@@ -429,6 +432,7 @@ def test_windows_overlap_and_the_last_ends_with_the_recording(n_frames: int, sta
         (lambda: changed(Recipe(), {"averaging_steps": 0}, "training"), "must be positive"),
         (lambda: changed(Recipe(), {"epochs": 0}, "training"), "must be positive"),
         (lambda: changed(Recipe(), {"beta": -1}, "training"), "must not be negative"),
+        (lambda: changed(Recipe(), {"block_weight": 0.0}, "training"), "block_weight must be positive"),
         (lambda: named("urbansound"), "Did you mean 'urbansound8k'"),
         (lambda: Sizes(n_classes=2, n_prototypes=0, n_bands=8, n_frames=8, channels=(1, 1, 1)), "must be positive"),
         (lambda: class_block_weights(2, 3, generator()), "leave classes without any"),

@@ -110,8 +110,10 @@ class Recipe:
         After each step, the weights H of each latent band are divided by their norm over the prototypes (in the code,
         not in the paper).
     class_blocks : bool
-        The classifier starts with 1/n for a class' own block of n prototypes and -1/n for the others (in the code, for
-        UrbanSound8K only), instead of at random.
+        The classifier starts with a weight for each class' own block of prototypes, and its negative for the others (in
+        the code, for UrbanSound8K only), instead of at random.
+    block_weight : float, optional
+        That weight; 1/n for blocks of n prototypes (published) where it is not given.
     prototypes : {"uniform", "data"}
         The prototypes start as small random numbers (published), or as latent maps of training clips of their class;
         the latent space is then scaled until nearest prototypes are at a distance of about one.
@@ -139,6 +141,7 @@ class Recipe:
     patience: int = 99
     unit_norm: bool = True
     class_blocks: bool = False
+    block_weight: float | None = None
     prototypes: PrototypeStart = "uniform"
     schedule: Schedule = "constant"
     averaging_steps: int = 1
@@ -154,6 +157,8 @@ class Recipe:
             )
         if min(self.alpha, self.beta, self.gamma) < 0:
             raise ConfigurationError(f"Weights of losses must not be negative, got {self}.")
+        if self.block_weight is not None and not 0 < self.block_weight < float("inf"):
+            raise ConfigurationError(f"block_weight must be positive, got {self.block_weight}.")
         for name, choices in (("prototypes", get_args(PrototypeStart)), ("schedule", get_args(Schedule))):
             value = getattr(self, name)
             if value not in choices:
@@ -214,6 +219,7 @@ _ESC10 = (
         batch_size=16,
         learning_rate=2e-3,
         class_blocks=True,
+        block_weight=1.0,
         prototypes="data",
         schedule="one-cycle",
         averaging_steps=50,

@@ -97,11 +97,16 @@ def initialise(network: AudioPrototypeNetwork, recipe: Recipe, generator: torch.
         nn.init.xavier_uniform_(network.class_weights, generator=generator)
         if recipe.class_blocks:
             n_prototypes, n_classes = network.class_weights.shape
-            network.class_weights.copy_(class_block_weights(n_prototypes, n_classes, generator))
+            blocks = class_block_weights(n_prototypes, n_classes, generator, weight=recipe.block_weight)
+            network.class_weights.copy_(blocks)
 
 
-def class_block_weights(n_prototypes: int, n_classes: int, generator: torch.Generator) -> Tensor:
-    """W with 1/n for each class' own block of n = floor(M/K) prototypes, -1/n elsewhere, plus noise in [-0.05, 0.05].
+def class_block_weights(
+    n_prototypes: int, n_classes: int, generator: torch.Generator, *, weight: float | None = None
+) -> Tensor:
+    """W with a weight for each class' own block of prototypes, its negative elsewhere, plus noise in [-0.05, 0.05].
+
+    A block has n = floor(M/K) prototypes, and the weight is 1/n unless another is given.
 
     Returns
     -------
@@ -116,9 +121,10 @@ def class_block_weights(n_prototypes: int, n_classes: int, generator: torch.Gene
     own = n_prototypes // n_classes
     if own < 1:
         raise ConfigurationError(f"{n_prototypes} prototypes for {n_classes} classes leave classes without any.")
-    weights = torch.full((n_prototypes, n_classes), -1 / own)
+    weight = 1 / own if weight is None else weight
+    weights = torch.full((n_prototypes, n_classes), -weight)
     for index in range(n_classes):
-        weights[own * index : own * (index + 1), index] = 1 / own
+        weights[own * index : own * (index + 1), index] = weight
     return weights + (torch.rand(n_prototypes, n_classes, generator=generator) - 0.5) / 10
 
 

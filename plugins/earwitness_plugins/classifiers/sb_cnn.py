@@ -36,8 +36,9 @@ def sb_cnn_front_end() -> LogMel:
 class SBCNN(nn.Module):
     """Three 5 x 5 convolutions and two linear layers over patches of 128 x 128; 241,434 parameters for ten classes.
 
-    While training, each clip gives one patch from a random place; otherwise patches every 16 frames (the paper: every
-    frame), whose probabilities are averaged. Shorter clips are followed by silence (0).
+    Pooling is by four along time and two along frequency, as in the paper; many implementations turn that round. While
+    training, each clip gives one patch from a random place; otherwise patches every 16 frames (the paper: every frame),
+    whose probabilities are averaged. Shorter clips are followed by silence (0).
 
     Parameters
     ----------
@@ -52,10 +53,10 @@ class SBCNN(nn.Module):
         self.convolutions = nn.Sequential(
             OrderedDict(
                 conv1=nn.Conv2d(1, 24, 5),
-                pool1=nn.MaxPool2d((4, 2)),
+                pool1=nn.MaxPool2d((2, 4)),
                 relu1=nn.ReLU(),
                 conv2=nn.Conv2d(24, 48, 5),
-                pool2=nn.MaxPool2d((4, 2)),
+                pool2=nn.MaxPool2d((2, 4)),
                 relu2=nn.ReLU(),
                 conv3=nn.Conv2d(48, 48, 5),
                 relu3=nn.ReLU(),
@@ -65,7 +66,7 @@ class SBCNN(nn.Module):
             OrderedDict(
                 flatten=nn.Flatten(),
                 dropout1=nn.Dropout(dropout),
-                dense=nn.Linear(48 * 2 * 25, 64),
+                dense=nn.Linear(48 * 25 * 2, 64),
                 relu=nn.ReLU(),
                 dropout2=nn.Dropout(dropout),
                 output=nn.Linear(64, n_classes),

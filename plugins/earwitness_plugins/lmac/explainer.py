@@ -131,7 +131,9 @@ class LMAC:
         if isinstance(examples, bool) or not isinstance(examples, int) or examples < 0 or not memory_mb >= 0:
             raise ConfigurationError(f"examples and memory_mb are not negative, got {examples!r} and {memory_mb!r}.")
         if budget_share and (binarize or scale != "magnitude"):
-            raise ConfigurationError("Only a gain is warped to a budget: leave out binarize and scale, or budget_share.")
+            raise ConfigurationError(
+                "Only a gain is warped to a budget: leave out binarize and scale, or budget_share."
+            )
         if not steps and start is None:
             raise ConfigurationError("Without an earlier fit to start from, steps must be 1 or more, got 0.")
         if not -100 <= noise_snr_db <= 100:

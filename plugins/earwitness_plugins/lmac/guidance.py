@@ -54,9 +54,7 @@ class Guidance:
                 f"There is no guidance_loss {self.loss!r}. {nearest(self.loss, get_args(GuidanceLoss))}"
             )
 
-    def of_masks(
-        self, mask: Tensor, recording: Tensor, clean: Tensor, *, scale: Scale
-    ) -> tuple[Tensor, Tensor]:
+    def of_masks(self, mask: Tensor, recording: Tensor, clean: Tensor, *, scale: Scale) -> tuple[Tensor, Tensor]:
         """The guidance of each row, and which rows are guided.
 
         Parameters
