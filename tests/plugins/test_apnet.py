@@ -429,6 +429,7 @@ def test_windows_overlap_and_the_last_ends_with_the_recording(n_frames: int, sta
         (lambda: changed(Recipe(), {"prototypes": "dat"}, "training"), "Did you mean 'data'"),
         (lambda: changed(Recipe(), {"augmentation": {"shft": True}}, "training"), "Did you mean 'shift'"),
         (lambda: changed(Recipe(), {"schedule": "one-cyle"}, "training"), "Did you mean 'one-cycle'"),
+        (lambda: changed(Recipe(), {"windows": "some"}, "training"), "windows cannot be 'some'"),
         (lambda: changed(Recipe(), {"averaging_steps": 0}, "training"), "must be positive"),
         (lambda: changed(Recipe(), {"epochs": 0}, "training"), "must be positive"),
         (lambda: changed(Recipe(), {"beta": -1}, "training"), "must not be negative"),

@@ -318,7 +318,7 @@ def test_the_scaler_is_the_range_of_all_training_cells(trained: APNet) -> None:
     [
         {},
         {"augmentation": {"shift": True, "mix_share": 0.5, "noise_share": 0.5}},
-        {"schedule": "one-cycle", "averaging_steps": 5},
+        {"schedule": "one-cycle", "averaging_steps": 5, "windows": "random"},
     ],
 )
 def test_a_resumed_training_ends_as_one_in_one_go(tmp_path: Path, changes: Any) -> None:
@@ -337,8 +337,8 @@ def test_a_resumed_training_ends_as_one_in_one_go(tmp_path: Path, changes: Any) 
         train_apnet(tmp_path / "killed", parameters=parameters, seed=1)
 
 
-def data_and_network(recipe: Recipe) -> tuple[TrainingData, AudioPrototypeNetwork]:
-    held = clips(6)
+def data_and_network(recipe: Recipe, n_samples: int = N_SAMPLES) -> tuple[TrainingData, AudioPrototypeNetwork]:
+    held = clips(6, n_samples)
     waveforms = torch.stack([held[i].waveform for i in range(6)])
     front_end = CONFIGURATION.front_end(-90.0, 30.0)
     data = TrainingData((waveforms, torch.arange(6) % 3), front_end, torch.device("cpu"), recipe.augmentation)
@@ -375,6 +375,28 @@ def test_averaged_weights_are_the_plain_mean_of_few_steps(tmp_path: Path) -> Non
     assert torch.equal(trained_by(recipe), seen[-1])
     assert torch.allclose(trained_by(replace(recipe, averaging_steps=100)), torch.stack(seen[:3]).mean(0), atol=1e-6)
     assert not torch.allclose(seen[0], seen[2], atol=1e-4)
+
+
+@pytest.mark.parametrize(("windows", "n_heard"), [("all", 24), ("random", 6)])
+def test_a_step_hears_all_windows_of_its_clips_or_a_random_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: Any, n_heard: int
+) -> None:
+    recipe = Recipe(epochs=40, batch_size=6, windows=windows)
+    data, net = data_and_network(recipe, 2 * N_SAMPLES)
+    features = data.batch(torch.arange(6), 3, torch.Generator())[0]
+    pieces = CONFIGURATION.windows(features)
+    heard: list[Tensor] = []
+    outputs = net.outputs
+    monkeypatch.setattr(net, "outputs", lambda inputs: heard.append(inputs) or outputs(inputs))
+    train_network(
+        net, data, CONFIGURATION.windows, recipe=recipe, seed=0, validation=None,
+        workspace=Workspace(tmp_path, "key"), progress=lambda *_: None,
+    )  # fmt: skip
+    assert {len(inputs) for inputs in heard} == {n_heard}
+    all_windows = pieces.flatten(0, 1)
+    for_each = [sum(bool((inputs == window).all((1, 2, 3)).any()) for inputs in heard) for window in all_windows]
+    assert min(for_each) > 0  # every window has its turn
+    assert sum(for_each) == 40 * n_heard
 
 
 def test_the_published_learning_rate_stays_and_that_of_one_cycle_rises_and_falls() -> None:

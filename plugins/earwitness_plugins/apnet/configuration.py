@@ -18,6 +18,7 @@ _T = TypeVar("_T")
 
 PrototypeStart = Literal["uniform", "data"]
 Schedule = Literal["constant", "one-cycle"]
+HeardWindows = Literal["all", "random"]
 
 _WARM_UP = 0.15  # share of the steps
 
@@ -117,6 +118,8 @@ class Recipe:
     prototypes : {"uniform", "data"}
         The prototypes start as small random numbers (published), or as latent maps of training clips of their class;
         the latent space is then scaled until nearest prototypes are at a distance of about one.
+    windows : {"all", "random"}
+        A step hears every window of its clips, or a random one of each. In the paper a clip is a window.
     schedule : {"constant", "one-cycle"}
         The learning rate stays as it is (published), or rises during the first 15 % of the steps and falls along half
         a cosine.
@@ -143,6 +146,7 @@ class Recipe:
     class_blocks: bool = False
     block_weight: float | None = None
     prototypes: PrototypeStart = "uniform"
+    windows: HeardWindows = "all"
     schedule: Schedule = "constant"
     averaging_steps: int = 1
     augmentation: Augmentation | None = None
@@ -159,8 +163,8 @@ class Recipe:
             raise ConfigurationError(f"Weights of losses must not be negative, got {self}.")
         if self.block_weight is not None and not 0 < self.block_weight < float("inf"):
             raise ConfigurationError(f"block_weight must be positive, got {self.block_weight}.")
-        for name, choices in (("prototypes", get_args(PrototypeStart)), ("schedule", get_args(Schedule))):
-            value = getattr(self, name)
+        for name, kind in (("prototypes", PrototypeStart), ("windows", HeardWindows), ("schedule", Schedule)):
+            value, choices = getattr(self, name), get_args(kind)
             if value not in choices:
                 raise ConfigurationError(f"The recipe's {name} cannot be {value!r}. {nearest(str(value), choices)}")
 
@@ -215,12 +219,14 @@ PUBLISHED: dict[str, tuple[Configuration, Recipe]] = {
 _ESC10 = (
     PUBLISHED["urbansound8k"][0],
     Recipe(
-        epochs=50,
-        batch_size=16,
+        epochs=100,
+        batch_size=32,
         learning_rate=2e-3,
+        beta=1.0,
         class_blocks=True,
         block_weight=1.0,
         prototypes="data",
+        windows="random",
         schedule="one-cycle",
         averaging_steps=50,
         augmentation=Augmentation(

@@ -209,7 +209,7 @@ class _Run:
     def _descend(self, rows: Tensor) -> list[float]:
         """One step; returns total, classification, reconstruction and prototype loss."""
         features, targets = self.data.batch(rows, self.n_classes, self.generator)
-        pieces = self.windows(features)
+        pieces = self._heard(self.windows(features))
         inputs = pieces.flatten(0, 1)
         each = losses(self.network.outputs(inputs), inputs, targets.repeat_interleave(pieces.shape[1], 0))
         total = each.total(self.recipe)
@@ -226,6 +226,13 @@ class _Run:
         if self.average is not self.network:
             follow(self.average, self.network, steps_taken=self.step, memory=self.recipe.averaging_steps)
         return measured
+
+    def _heard(self, pieces: Tensor) -> Tensor:
+        """Of windows (B, P, 1, F, W) those of a step: all, or a random one of each clip."""
+        if self.recipe.windows == "all":
+            return pieces
+        chosen = torch.randint(pieces.shape[1], (len(pieces), 1), generator=self.generator).to(pieces.device)
+        return torch.take_along_dim(pieces, chosen[:, :, None, None, None], dim=1)
 
     def _is_best(self) -> bool:
         if self.validation is None:
