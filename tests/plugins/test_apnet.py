@@ -26,6 +26,7 @@ from earwitness_plugins.apnet.objective import (
     initialise,
     losses,
     normalise_frequency_weights,
+    scale_latents,
     start_from_data,
 )
 from earwitness_plugins.apnet.prototypes import (
@@ -308,17 +309,20 @@ def test_prototypes_can_start_from_recordings_of_their_class() -> None:
     assert nearest.indices[:3].unique().tolist() == [0, 2, 3]  # none twice while there are others
 
 
-def test_windows_begin_at_a_distance_of_one_from_prototypes_of_data_and_decode_as_before() -> None:
+def test_a_scaled_latent_space_puts_windows_at_a_distance_and_decodes_as_before() -> None:
     net = network(Sizes(n_classes=2, n_prototypes=4, n_bands=8, n_frames=12, channels=(3, 4, 2)))
     initialise(net, Recipe(), generator())
     features, classes = maps(40), torch.arange(40) % 2
     before = net.outputs(features).reconstruction
     start_from_data(net, features, classes, generator())
-    assert float(net.distances(net.encoder(features)).amin(1).mean()) == pytest.approx(1, rel=1e-4)
+    scale_latents(net, features, 2.0)
+    assert float(net.distances(net.encoder(features)).amin(1).mean()) == pytest.approx(2, rel=1e-4)
     assert torch.allclose(net.outputs(features).reconstruction, before, atol=1e-5)
     few = maps(4)
-    start_from_data(net, few, torch.arange(4) % 2, generator())  # every window is a prototype
-    assert all(bool(value.isfinite().all()) for value in net.state_dict().values())
+    start_from_data(net, few, torch.arange(4) % 2, generator())
+    weights = net.encoder.conv3.weight.clone()
+    scale_latents(net, few, 2.0)  # every window is a prototype
+    assert torch.equal(net.encoder.conv3.weight, weights)
 
 
 # --- prototypes

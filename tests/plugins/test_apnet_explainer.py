@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,6 +50,7 @@ from earwitness.random import Random
 from earwitness.registry import registry
 from earwitness_plugins.apnet.configuration import Recipe
 from earwitness_plugins.apnet.explainer import APNet
+from earwitness_plugins.apnet.finishing import teach_decoder
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes
 from earwitness_plugins.apnet.objective import initialise
 from earwitness_plugins.apnet.reasoning import cell_distances, mean_similarity, reason
@@ -318,7 +320,7 @@ def test_the_scaler_is_the_range_of_all_training_cells(trained: APNet) -> None:
     [
         {},
         {"augmentation": {"shift": True, "mix_share": 0.5, "noise_share": 0.5}},
-        {"schedule": "one-cycle", "averaging_steps": 5, "windows": "random"},
+        {"schedule": "one-cycle", "averaging_steps": 5, "windows": "random", "decoder_epochs": 2},
     ],
 )
 def test_a_resumed_training_ends_as_one_in_one_go(tmp_path: Path, changes: Any) -> None:
@@ -408,6 +410,35 @@ def test_the_published_learning_rate_stays_and_that_of_one_cycle_rises_and_falls
     assert peak == 6
     assert max(rates) == pytest.approx(0.1, rel=0.01)
     assert rates[-1] < 1e-3
+
+
+def test_a_decoder_taught_alone_reconstructs_better_and_changes_no_decision() -> None:
+    net, windows = plain_network(), noise_maps(40, 7) * 0.3
+    before, logits = net.outputs(windows), net(windows)
+    kept = copy.deepcopy(net.state_dict())
+    told: list[str] = []
+    teach_decoder(net, windows, Recipe(), seed=0, progress=lambda *said: told.append(said[2]))
+    assert not told
+    assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items())
+    teach_decoder(net, windows, Recipe(decoder_epochs=20), seed=0, progress=lambda *said: told.append(said[2]))
+    after = net.outputs(windows)
+    error, worse = ((each.reconstruction.detach() - windows).square().mean() for each in (after, before))
+    assert float(error) < 0.95 * float(worse)
+    assert torch.equal(net(windows), logits)
+    assert torch.equal(after.distances, before.distances)
+    assert len(told) == 20
+    again = plain_network()
+    teach_decoder(again, windows, Recipe(decoder_epochs=20), seed=0, progress=lambda *_: None)
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+def test_a_decoder_that_cannot_learn_stays_as_it_was() -> None:
+    net, windows = plain_network(), noise_maps(4, 7)
+    kept = copy.deepcopy(net.state_dict())
+    windows[2, 0, 3, 3] = torch.nan
+    with pytest.raises(ClassifierError, match=r"decoder's loss is nan in epoch 1 of its own 3.*decoder_epochs=0"):
+        teach_decoder(net, windows, Recipe(decoder_epochs=3), seed=0, progress=lambda *_: None)
+    assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items())
 
 
 def test_a_training_that_diverges_stops_with_its_last_good_epoch_kept(tmp_path: Path) -> None:

@@ -116,8 +116,10 @@ class Recipe:
     block_weight : float, optional
         That weight; 1/n for blocks of n prototypes (published) where it is not given.
     prototypes : {"uniform", "data"}
-        The prototypes start as small random numbers (published), or as latent maps of training clips of their class;
-        the latent space is then scaled until nearest prototypes are at a distance of about one.
+        The prototypes start as small random numbers (published), or as latent maps of training clips of their class.
+    first_distance : float, optional
+        Where training clips begin from the nearest prototype: see :func:`~.objective.scale_latents`. As initialised
+        (published) where it is not given.
     windows : {"all", "random"}
         A step hears every window of its clips, or a random one of each. In the paper a clip is a window.
     schedule : {"constant", "one-cycle"}
@@ -126,6 +128,9 @@ class Recipe:
     averaging_steps : int
         Memory, in steps, of the running average of the weights that is validated and kept; 1 averages nothing
         (published).
+    decoder_epochs : int
+        At the end, the decoder alone is trained on for so many epochs, on clips as they are; see
+        :func:`~.finishing.teach_decoder`. None (0) is published.
     augmentation : Augmentation, optional
         Of the training clips (none is published). A dict of its attributes will do.
 
@@ -146,9 +151,11 @@ class Recipe:
     class_blocks: bool = False
     block_weight: float | None = None
     prototypes: PrototypeStart = "uniform"
+    first_distance: float | None = None
     windows: HeardWindows = "all"
     schedule: Schedule = "constant"
     averaging_steps: int = 1
+    decoder_epochs: int = 0
     augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
@@ -159,10 +166,12 @@ class Recipe:
             raise ConfigurationError(
                 f"Epochs, batch size, patience, averaging steps and learning rate must be positive, got {self}."
             )
-        if min(self.alpha, self.beta, self.gamma) < 0:
-            raise ConfigurationError(f"Weights of losses must not be negative, got {self}.")
-        if self.block_weight is not None and not 0 < self.block_weight < float("inf"):
-            raise ConfigurationError(f"block_weight must be positive, got {self.block_weight}.")
+        if min(self.alpha, self.beta, self.gamma, self.decoder_epochs) < 0:
+            raise ConfigurationError(f"Weights of losses and decoder_epochs must not be negative, got {self}.")
+        for name in ("block_weight", "first_distance"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigurationError(f"The recipe's {name} must be positive, got {value}.")
         for name, kind in (("prototypes", PrototypeStart), ("windows", HeardWindows), ("schedule", Schedule)):
             value, choices = getattr(self, name), get_args(kind)
             if value not in choices:
@@ -226,9 +235,11 @@ _ESC10 = (
         class_blocks=True,
         block_weight=1.0,
         prototypes="data",
+        first_distance=1.0,
         windows="random",
         schedule="one-cycle",
         averaging_steps=50,
+        decoder_epochs=30,
         augmentation=Augmentation(
             shift=True,
             gain_db=(-12.0, 6.0),

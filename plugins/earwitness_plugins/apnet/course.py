@@ -11,6 +11,7 @@ from earwitness.protocols import Progress
 from earwitness.random import stream_seed
 from earwitness_plugins.apnet.configuration import Configuration, Recipe
 from earwitness_plugins.apnet.data import Recordings, checked_features, labelled_windows
+from earwitness_plugins.apnet.finishing import teach_decoder
 from earwitness_plugins.apnet.front_end import PaddedLogMel
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork
 from earwitness_plugins.apnet.trained import TrainedAPNet, make_gallery
@@ -88,6 +89,9 @@ class Course:
         best = AudioPrototypeNetwork.of_state(result.state_dict)
         trained = TrainedAPNet(best, *self.scaler, self.labels, result.epoch, result.curves)
         windows, clip_ids = labelled_windows(clips, front_end, self.configuration, self.device)
+        teach_decoder(
+            best.to(self.device), windows, self.recipe, seed=stream_seed(seed, "apnet-decoder"), progress=progress
+        )
         progress(self.recipe.epochs, self.recipe.epochs, "decoding prototypes")
         own = trained.as_classifier(self.configuration).to(self.device)
         return trained.with_gallery(make_gallery(own, windows, clip_ids, seed=seed))

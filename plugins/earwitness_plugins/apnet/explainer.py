@@ -20,7 +20,7 @@ from earwitness_plugins.apnet.course import Course
 from earwitness_plugins.apnet.data import Recordings, check_complete, fit_scaler, labelled_windows, read_recordings
 from earwitness_plugins.apnet.local import PrototypeClassifier, Reasoned
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork
-from earwitness_plugins.apnet.objective import initialise, start_from_data
+from earwitness_plugins.apnet.objective import initialise, scale_latents, start_from_data
 from earwitness_plugins.apnet.reasoning import CLOSE
 from earwitness_plugins.apnet.trained import TrainedAPNet
 
@@ -134,10 +134,14 @@ class APNet:
         generator = torch.Generator().manual_seed(stream_seed(seed, "apnet-start"))
         initialise(network, self.recipe, generator)
         network.to(course.device)
+        if self.recipe.prototypes == "uniform" and self.recipe.first_distance is None:
+            return network
+        windows, _ = labelled_windows(clips, course.front_end, self.configuration, course.device)
         if self.recipe.prototypes == "data":
-            windows, _ = labelled_windows(clips, course.front_end, self.configuration, course.device)
             classes = clips.classes.repeat_interleave(len(windows) // len(clips.classes))
             start_from_data(network, windows, classes, generator)
+        if self.recipe.first_distance is not None:
+            scale_latents(network, windows, self.recipe.first_distance)
         return network
 
     def state(self) -> Mapping[str, Tensor]:

@@ -131,13 +131,9 @@ def class_block_weights(
 def start_from_data(network: AudioPrototypeNetwork, features: Tensor, classes: Tensor, seed: torch.Generator) -> None:
     """Put each class' block of prototypes on latent maps of its own training windows, in place.
 
-    The latent space is then scaled until windows are at a distance of one, on average over windows and bands, from the
-    prototype that is nearest: similarities exp(-D) that begin near 0 or 1 have no gradient.
-
     Parameters
     ----------
     network : AudioPrototypeNetwork
-        As :func:`initialise` leaves it: without biases, so that a scaled convolution gives scaled maps.
     features : Tensor (N, 1, F, T)
     classes : Tensor (N,), int64
         Every class has a window. One with fewer windows than prototypes repeats them.
@@ -151,9 +147,26 @@ def start_from_data(network: AudioPrototypeNetwork, features: Tensor, classes: T
             drawn = rows[torch.randperm(len(rows), generator=seed).repeat(-(-own // len(rows)))[:own]]
             latent = network.encoder(features[drawn.to(features.device)])
             network.prototypes[own * index : own * (index + 1)] = latent
+
+
+def scale_latents(network: AudioPrototypeNetwork, features: Tensor, distance: float) -> None:
+    """Scale the latent space, in place, until windows are at a distance from the prototype that is nearest.
+
+    Similarities exp(-D) that begin near 0 or 1 have no gradient. The decoder undoes the scale, so windows decode as
+    before. Where all windows are prototypes, nothing is changed.
+
+    Parameters
+    ----------
+    network : AudioPrototypeNetwork
+        As :func:`initialise` leaves it: without biases, so that a scaled convolution gives scaled maps.
+    features : Tensor (N, 1, F, T)
+    distance : float
+        Mean over windows and bands.
+    """
+    with torch.no_grad():
         nearest = [network.distances(network.encoder(chunk)).amin(1) for chunk in torch.split(features, _CHUNK)]
-        scale = torch.cat(nearest).mean().rsqrt()
-        if bool(scale.isfinite()):  # not where every window is a prototype
+        scale = (distance / torch.cat(nearest).mean()).sqrt()
+        if bool(scale.isfinite()):
             network.prototypes.mul_(scale)
             network.encoder.conv3.weight.mul_(scale)
             network.decoder.deconv1.weight.div_(scale)
