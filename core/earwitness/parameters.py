@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from earwitness.errors import ConfigurationError, EarwitnessError, PluginError, nearest
 from earwitness.specs import Spec
+
+_T = TypeVar("_T")
 
 
 class _Bare(Protocol): ...
@@ -54,6 +57,26 @@ def resolved_parameters(spec: Spec, parameters: Mapping[str, Any]) -> dict[str, 
 def takes(spec: Spec, name: str) -> bool:
     """Whether a spec's target has a parameter of this name."""
     return name in _signature(spec, spec.load()).parameters
+
+
+def changed(settings: _T, changes: Mapping[str, Any], what: str) -> _T:
+    """Settings (a dataclass) with some of them changed.
+
+    Raises
+    ------
+    ConfigurationError
+        A name is unknown (the nearest is named), or a value has the wrong type or is out of range.
+    """
+    if not isinstance(changes, Mapping):
+        raise ConfigurationError(f"{what} must be a dict of settings, got {changes!r}.")
+    known = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    for name in changes:
+        if name not in known:
+            raise ConfigurationError(f"{what} has no setting {name!r}. {nearest(str(name), known)}")
+    try:
+        return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+    except TypeError as error:
+        raise ConfigurationError(f"{what}: a setting has the wrong type: {error}. Got {dict(changes)}.") from error
 
 
 def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from earwitness.artifacts import load_tensors
 from earwitness.audio import dialects
 from earwitness.cli.shell import shell
 from earwitness.errors import AudioError, CheckpointError, ClassifierError, ConfigurationError
-from earwitness_plugins.apnet.configuration import PUBLISHED, Recipe, changed, named
+from earwitness.parameters import changed
+from earwitness_plugins.apnet.configuration import PUBLISHED, Recipe, named
 from earwitness_plugins.apnet.front_end import PaddedLogMel, Windows
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes, pooling_mask, similarity, unpool
 from earwitness_plugins.apnet.objective import (

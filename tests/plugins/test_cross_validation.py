@@ -265,7 +265,7 @@ def test_an_architecture_is_trained_by_its_recipe_and_goes_on_where_it_was_kille
     plugins: Registry, tmp_path: Path
 ) -> None:
     """Compared with the training loop itself, on clips that were picked by hand."""
-    recipe = learner("toy-cnn", plugins=plugins, parameters={}, epochs=2, device="cpu")
+    recipe = learner("toy-cnn", plugins=plugins, parameters={"epochs": 2}, device="cpu")
     series = Series(tmp_path, "toy-cnn", recipe, paired(plugins, (1, 2, 3), clips=8))
     fold, place = rotation((1, 2, 3))[2], tmp_path / "toy-cnn" / "seed-4-fold-3"
     with pytest.raises(KeyboardInterrupt):
@@ -298,7 +298,7 @@ def by_hand(clips: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_classifier_that_explains_itself_is_trained_with_its_parameters_and_goes_on(
     plugins: Registry, tmp_path: Path
 ) -> None:
-    recipe = learner("apnet", plugins=plugins, parameters=SMALL, epochs=None, device="cpu")
+    recipe = learner("apnet", plugins=plugins, parameters=SMALL, device="cpu")
     series = Series(tmp_path, "apnet", recipe, FoldedData("tones", {}, (1, 2, 3), plugins))
     fold, place = rotation((1, 2, 3))[0], tmp_path / "apnet" / "seed-0-fold-1"
     with pytest.raises(KeyboardInterrupt):

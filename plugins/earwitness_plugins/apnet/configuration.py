@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 from earwitness.audio import dialects
 from earwitness.errors import ConfigurationError, nearest
+from earwitness.parameters import changed
 from earwitness_plugins.apnet.front_end import PaddedLogMel, Windows
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes, check_divides_by_four
 from earwitness_plugins.classifiers.augmentation import Augmentation
 from earwitness_plugins.classifiers.descent import one_cycle
-
-_T = TypeVar("_T")
 
 PrototypeStart = Literal["uniform", "data"]
 Schedule = Literal["constant", "one-cycle"]
@@ -260,23 +258,3 @@ def named(name: str) -> tuple[Configuration, Recipe]:
     if name not in CONFIGURATIONS:
         raise ConfigurationError(f"There is no configuration {name!r}. {nearest(str(name), CONFIGURATIONS)}")
     return CONFIGURATIONS[name]
-
-
-def changed(settings: _T, changes: Mapping[str, Any], what: str) -> _T:
-    """Settings (a dataclass) with some of them changed.
-
-    Raises
-    ------
-    ConfigurationError
-        A name is unknown (the nearest is named), or a value has the wrong type or is out of range.
-    """
-    if not isinstance(changes, Mapping):
-        raise ConfigurationError(f"{what} must be a dict of settings, got {changes!r}.")
-    known = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
-    for name in changes:
-        if name not in known:
-            raise ConfigurationError(f"{what} has no setting {name!r}. {nearest(str(name), known)}")
-    try:
-        return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
-    except TypeError as error:
-        raise ConfigurationError(f"{what}: a setting has the wrong type: {error}. Got {dict(changes)}.") from error

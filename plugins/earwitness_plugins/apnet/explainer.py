@@ -13,9 +13,10 @@ from earwitness.clips import Batch, Dataset
 from earwitness.errors import CheckpointError
 from earwitness.explanation import Example, ExampleBands, Explanation, Parts, Relevance
 from earwitness.fitting import Workspace
+from earwitness.parameters import changed
 from earwitness.protocols import Progress
 from earwitness.random import Random, stream_seed
-from earwitness_plugins.apnet.configuration import Configuration, Recipe, changed, named
+from earwitness_plugins.apnet.configuration import Configuration, Recipe, named
 from earwitness_plugins.apnet.course import Course
 from earwitness_plugins.apnet.data import Recordings, check_complete, fit_scaler, labelled_windows, read_recordings
 from earwitness_plugins.apnet.local import PrototypeClassifier, Reasoned

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="NAME")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="For all that are compared.")
 @click.option("--label", metavar="TEXT", help="Title of the network, in the table and as a folder. Default: NAME.")
-@click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="A parameter, as in `earwitness fit`.")
-@click.option("--epochs", type=click.IntRange(1), help="Of a packaged architecture, in place of its recipe's.")
+@click.option(
+    "--param",
+    "params",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="As in `earwitness fit`, or of an architecture's recipe.",
+)
 @click.option("--dataset", default="esc10", show_default=True, metavar="NAME", help="One that has folds.")
 @click.option("--dataset-param", "dataset_params", metavar="NAME=VALUE", multiple=True, help="But for `folds`.")
 @click.option(
@@ -38,7 +43,6 @@ def cross_validate(
     out: Path,
     label: str | None,
     params: tuple[str, ...],
-    epochs: int | None,
     dataset: str,
     dataset_params: tuple[str, ...],
     folds: str,
@@ -61,7 +65,8 @@ def cross_validate(
     \b
     Examples:
       earwitness cross-validate sb-cnn --out cv
-      earwitness cross-validate apnet --param "training={'prototypes': 'data', 'batch_size': 32}" --out cv
+      earwitness cross-validate apnet --param configuration=esc10 --out cv
+      earwitness cross-validate esc10-cnn --label "CNN, shifted" --param "augmentation={'shift': True}" --out cv
       earwitness cross-validate apnet --label "apnet, published" --out cv
       earwitness cross-validate sb-cnn --out cv --only 5 --only 4     two folds now, the others another time
       earwitness cross-validate sb-cnn --out cv --seed 1              a second training for each fold
@@ -79,7 +84,7 @@ def cross_validate(
     numbers = _numbers(folds)
     _check_only(only, numbers)
     plugins = current_registry()
-    recipe = learner(name, plugins=plugins, parameters=parse_assignments(params), epochs=epochs, device=device)
+    recipe = learner(name, plugins=plugins, parameters=parse_assignments(params), device=device)
     data = FoldedData(dataset, parse_assignments(dataset_params), numbers, plugins)
     series = Series(out, name if label is None else label, recipe, data)
     for fold in rotation(numbers):

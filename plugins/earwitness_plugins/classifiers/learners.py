@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from earwitness.clips import Dataset
 from earwitness.device import usable_device
 from earwitness.errors import ConfigurationError, nearest
 from earwitness.fitting import fit_facts, train
-from earwitness.parameters import build, resolved_parameters
+from earwitness.parameters import build, changed, resolved_parameters
 from earwitness.protocols import Progress
 from earwitness.registry import Registry
 from earwitness_plugins.classifiers.architectures import ARCHITECTURES, Architecture, train_on
@@ -167,7 +167,7 @@ class SelfExplainingLearner:
         """See :class:`Learner`; the host of :func:`earwitness.fitting.train` has done it."""
 
 
-def learner(name: str, *, plugins: Registry, parameters: Mapping[str, Any], epochs: int | None, device: str) -> Learner:
+def learner(name: str, *, plugins: Registry, parameters: Mapping[str, Any], device: str) -> Learner:
     """The recipe called ``name``.
 
     Parameters
@@ -176,9 +176,7 @@ def learner(name: str, *, plugins: Registry, parameters: Mapping[str, Any], epoc
         A packaged architecture, or an explainer of scope ``by-design``.
     plugins : Registry
     parameters : dict
-        Of the explainer.
-    epochs : int, optional
-        Of the architecture; None is its recipe's.
+        Of the explainer; of an architecture, settings of its :class:`~.training.TrainingRecipe`.
     device : str
 
     Raises
@@ -186,23 +184,15 @@ def learner(name: str, *, plugins: Registry, parameters: Mapping[str, Any], epoc
     PluginError
         More than one distribution offers an explainer of this name.
     ConfigurationError
-        There is none, it is an explainer of other classifiers, a parameter or ``epochs`` does not apply or is not
-        valid, or the device cannot be used.
+        There is none, it is an explainer of other classifiers, a parameter is unknown or not valid, or the device
+        cannot be used.
     """
     usable_device(device)
     if name in ARCHITECTURES:
-        if parameters:
-            raise ConfigurationError(
-                f"{name!r} is a packaged architecture with a recipe of its own, and takes no parameter: leave out "
-                f"--param {', '.join(parameters)}. Only --epochs can be changed."
-            )
-        return PackagedLearner(name, ARCHITECTURES[name].for_epochs(epochs), device)
+        architecture = ARCHITECTURES[name]
+        recipe = changed(architecture.recipe, parameters, f"The recipe of {name}")
+        return PackagedLearner(name, replace(architecture, recipe=recipe), device)
     _check_by_design(name, plugins)
-    if epochs is not None:
-        raise ConfigurationError(
-            f"--epochs {epochs} is for packaged architectures; the training of {name!r} is changed by its own "
-            "parameters (--param), as in `earwitness fit`."
-        )
     build(plugins.explainer(name).spec, parameters)  # so that a wrong value is refused before any data are read
     return SelfExplainingLearner(name, parameters, device, plugins)
 

@@ -22,6 +22,7 @@ from torch.nn import functional
 from earwitness.artifacts import digest_of, load_tensors, save_tensors
 from earwitness.audio.front_end import FrontEnd
 from earwitness.errors import CheckpointError, ClassifierError, ConfigurationError
+from earwitness.parameters import changed
 from earwitness_plugins.classifiers.augmentation import Augmentation
 from earwitness_plugins.classifiers.descent import follow, one_cycle
 from earwitness_plugins.classifiers.training_data import (
@@ -57,7 +58,7 @@ class TrainingRecipe:
         Memory of the running average of the weights, in steps: it keeps 1 - 1/averaging_steps of itself at each, and is
         the plain mean before there are that many. 1 averages nothing.
     augmentation : Augmentation or None
-        None trains on the clips as they are; their features are then computed once.
+        None trains on the clips as they are; their features are then computed once. A dict of its attributes will do.
     """
 
     epochs: int
@@ -70,6 +71,8 @@ class TrainingRecipe:
     augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.augmentation, Mapping):
+            object.__setattr__(self, "augmentation", changed(Augmentation(), self.augmentation, "augmentation"))
         if min(self.epochs, self.batch_size, self.averaging_steps) < 1 or not self.learning_rate > 0:
             raise ConfigurationError(f"Epochs, batch size, averaging steps and learning rate must be positive: {self}.")
         if not (0 < self.warm_up < 1 and 0 <= self.label_smoothing < 1 and self.weight_decay >= 0):
