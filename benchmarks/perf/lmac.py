@@ -124,7 +124,7 @@ def difference() -> float:
     rows, passage = material.rows(indices), material.passages(classifier.rate * 5)
     logits = answer(made.state.decoder, rows.maps, classifier, classifier.rate * 5)
     mask = method.kind.mask(logits, passage)
-    features = torch.cat([passage.features(each, rows.clips) for each in (mask, 1 - mask)])
+    features = torch.cat(passage.heard_and_rest(mask, rows.clips))
     losses = made._asked(features.detach(), rows.decision)[0] + method.objective.sparsity * passage.extent(mask)
     return abs(float(losses.mean().detach()) / wanted - 1)
 

@@ -18,6 +18,7 @@ from earwitness.audio.masking import mask_to_gain, rest_gain
 from earwitness.audio.mel import Compression, MelBands, Stft
 from earwitness.classifier import AudioClassifier
 from earwitness.errors import AudioError, CheckpointError, ConfigurationError
+from earwitness.explanation import Scale
 from earwitness.random import Random
 from earwitness.render import Scene
 from earwitness_plugins.lmac.decoder import MaskDecoder
@@ -112,6 +113,21 @@ def test_a_classifier_with_another_stft_hears_the_sound() -> None:
     clips = passage.analysed(waveforms)
     assert torch.allclose(passage.features(mask, clips), own.features(heard), atol=1e-4)
     assert torch.allclose(passage.energy(clips), clips.abs().square(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", ["magnitude", "log1p"])
+def test_heard_and_rest_of_a_sound_are_the_features_of_a_mask_and_its_remainder(scale: Scale) -> None:
+    own = classifier_of(front_end=efficientat())
+    n_samples = own.rate // 2
+    passage = WaveformPassage(own, n_samples, scale)
+    mask = passage.spread(coarse_masks(own, 2, n_samples)).requires_grad_()
+    clips = passage.analysed(noise(2, n_samples=n_samples))
+    short = torch.cat(passage.heard_and_rest(mask, clips))
+    long = torch.cat([passage.features(mask, clips), passage.features(1 - mask, clips)])
+    assert torch.allclose(short, long, atol=1e-4)
+    direction = torch.randn(long.shape, generator=torch.Generator().manual_seed(4))
+    gradients = [torch.autograd.grad(each, mask, direction)[0] for each in (short, long)]
+    assert torch.allclose(*gradients, atol=1e-3 * float(gradients[1].abs().max()))
 
 
 @pytest.mark.parametrize("power", [1, 2])

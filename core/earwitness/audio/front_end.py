@@ -16,7 +16,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from earwitness.audio.frames import power_of, spectrum_of_frames
 from earwitness.audio.mel import Compression, MelBands, Stft
 from earwitness.errors import AudioError, ClassifierError, ConfigurationError, nearest
 from earwitness.grid import Grid
@@ -247,26 +249,16 @@ class LogMel(nn.Module):
         }
 
     def _spectrum(self, signal: Tensor) -> Tensor:
-        n_fft, padding = self.stft.n_fft, self.stft.padding
-        if padding == "none":
-            # torch.stft sets a short window into the middle of n_fft samples. This much margin makes its frames start
-            # with the window, and moves only the phase, which is dropped.
-            margin = n_fft - self.win_length
-            signal = nn.functional.pad(signal, (margin // 2, margin - margin // 2))
-        return torch.stft(
-            signal,
-            n_fft,
-            self.stft.hop_length,
-            self.win_length,
-            self.window,
-            center=padding != "none",
-            pad_mode="constant" if padding == "none" else padding,
-            return_complex=True,
-        )
+        # A short window lies in the middle of n_fft samples. Without padding the first frame starts with it, so silence
+        # stands before; that moves only the phase, which is dropped.
+        spare, padding = self.stft.n_fft - self.win_length, self.stft.padding
+        middle = (spare // 2, spare - spare // 2)
+        margins, mode = (middle, "constant") if padding == "none" else ((self.stft.n_fft // 2,) * 2, padding)
+        padded = functional.pad(signal[:, None], margins, mode=mode)[:, 0]
+        return spectrum_of_frames(padded, functional.pad(self.window, middle), self.stft.hop_length)
 
     def _features(self, spectrum: Tensor) -> Tensor:
-        # No square root here: |z| has gradient 0 at 0 (torch's sign of 0), and re² + im² is smooth.
-        size = spectrum.abs() if self.power == 1 else spectrum.real.square() + spectrum.imag.square()
+        size = spectrum.abs() if self.power == 1 else power_of(spectrum)
         return self.compression.apply(self.filters @ size.to(self.filters.dtype)).unsqueeze(1)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from earwitness.audio.frames import overlap_add, spectrum_of_frames
 from earwitness.errors import AudioError, ConfigurationError
 from earwitness.grid import Grid
 
@@ -103,15 +104,9 @@ class ListeningSTFT:
                 f"STFT ({self.n_fft} samples, {frame:.0f} ms at {self.rate} Hz). Give a longer recording."
             )
         last_centre = (self.n_frames(n_samples) - 1) * self.hop_length
-        return torch.stft(
-            functional.pad(waveforms, (0, max(0, last_centre - n_samples))),
-            self.n_fft,
-            self.hop_length,
-            window=self._window(waveforms),
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )
+        margin = self.n_fft // 2
+        padded = functional.pad(waveforms, (margin, margin + max(0, last_centre - n_samples)))
+        return spectrum_of_frames(padded, self._window(waveforms), self.hop_length)
 
     def inverse(self, spectrum: Tensor, n_samples: int) -> Tensor:
         """Synthesise.
@@ -139,11 +134,9 @@ class ListeningSTFT:
                 f"got {tuple(spectrum.shape)}."
             )
         # torch.istft does the same sums, and takes more than twice as long.
-        frames = torch.fft.irfft(spectrum.transpose(1, 2), n=self.n_fft).mul_(self._window(spectrum.real))
+        frames = torch.fft.irfft(spectrum.transpose(1, 2), n=self.n_fft) * self._window(spectrum.real)
         inside = slice(self.n_fft // 2, self.n_fft // 2 + n_samples)
-        return _overlap_add(frames, self.hop_length)[:, inside] / _envelope(
-            self, n_samples, frames.dtype, frames.device
-        )
+        return overlap_add(frames, self.hop_length)[:, inside] / _envelope(self, n_samples, frames.dtype, frames.device)
 
     def _window(self, like: Tensor) -> Tensor:
         return _hann(self.n_fft, like.dtype, like.device)
@@ -163,21 +156,8 @@ def _hann(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.hann_window(length, periodic=True, dtype=dtype, device=device)
 
 
-def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
-    """Frames (B, N, n_fft), one each hop, summed where they overlap: Tensor (B, at least (N - 1) * hop + n_fft)."""
-    n_rows, n_frames, length = frames.shape
-    n_pieces = -(-length // hop_length)
-    if length % hop_length:
-        frames = functional.pad(frames, (0, n_pieces * hop_length - length))
-    pieces = frames.reshape(n_rows, n_frames, n_pieces, hop_length)
-    added = frames.new_zeros(n_rows, n_frames + n_pieces - 1, hop_length)
-    for number in range(n_pieces):
-        added[:, number : number + n_frames] += pieces[:, :, number]
-    return added.flatten(1)
-
-
 @functools.lru_cache(maxsize=32)
 def _envelope(stft: ListeningSTFT, n_samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What the squared windows of all frames sum to at each sample: Tensor (T,)."""
     squared = _hann(stft.n_fft, dtype, device).square().expand(1, stft.n_frames(n_samples), -1)
-    return _overlap_add(squared, stft.hop_length)[0, stft.n_fft // 2 : stft.n_fft // 2 + n_samples]
+    return overlap_add(squared, stft.hop_length)[0, stft.n_fft // 2 : stft.n_fft // 2 + n_samples]

@@ -57,6 +57,10 @@ class Passage(Protocol):
         """What the classifier gets of :meth:`analysed` clips under a spread mask: Tensor (B, 1, M, N')."""
         ...
 
+    def heard_and_rest(self, mask: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`features` under a spread mask, and under what it leaves over."""
+        ...
+
     def extent(self, mask: Tensor) -> Tensor:
         """Mean of a spread mask over the bins of the listening STFT, or over features: Tensor (B,)."""
         ...
@@ -155,6 +159,10 @@ class BandPassage:
         assert isinstance(bands, Tensor)
         return self.front_end.compression.apply(bands)[:, None]
 
+    def heard_and_rest(self, mask: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Passage`."""
+        return self.features(mask, clips), self.features(1 - mask, clips)
+
     def extent(self, mask: Tensor) -> Tensor:
         """See :class:`Passage`."""
         return (self._averages.mean(1)[None, :, None] * mask).sum(1).mean(1)
@@ -197,6 +205,10 @@ class FeaturePassage:
         passed = (mask_to_gain(mask, mel, self.scale) * mel) ** self.front_end.power
         return self.front_end.compression.apply(passed)[:, None]
 
+    def heard_and_rest(self, mask: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Passage`."""
+        return self.features(mask, clips), self.features(1 - mask, clips)
+
     def extent(self, mask: Tensor) -> Tensor:
         """See :class:`Passage`: over features."""
         return mask.mean((1, 2))
@@ -228,6 +240,10 @@ class SpectrumPassage:
         passed = (mask_to_gain(mask, clips, self.scale) * clips)[:, :, : self.n_frames]
         return self.classifier.front_end.from_stft(torch.complex(passed, torch.zeros_like(passed)))
 
+    def heard_and_rest(self, mask: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Passage`."""
+        return self.features(mask, clips), self.features(1 - mask, clips)
+
     def extent(self, mask: Tensor) -> Tensor:
         """See :class:`Passage`."""
         return mask.mean((1, 2))
@@ -256,12 +272,23 @@ class WaveformPassage:
 
     def features(self, mask: Tensor, clips: Tensor) -> Tensor:
         """See :class:`Passage`."""
-        gain = mask_to_gain(mask, clips.abs(), self.scale)
-        return self.classifier.features(self.classifier.listening.inverse(apply_gain(gain, clips), self.n_samples))
+        return self.classifier.features(self._heard(mask, clips))
+
+    def heard_and_rest(self, mask: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Passage`. What gains leave over is the recording less what is heard: that spares half the way."""
+        if self.scale != "magnitude":
+            return self.features(mask, clips), self.features(1 - mask, clips)
+        heard = self._heard(mask, clips)
+        rest = self.classifier.listening.inverse(clips, self.n_samples) - heard
+        return self.classifier.features(heard), self.classifier.features(rest)
 
     def extent(self, mask: Tensor) -> Tensor:
         """See :class:`Passage`."""
         return mask.mean((1, 2))
+
+    def _heard(self, mask: Tensor, clips: Tensor) -> Tensor:
+        gain = mask if self.scale == "magnitude" else mask_to_gain(mask, clips.abs(), self.scale)
+        return self.classifier.listening.inverse(apply_gain(gain, clips), self.n_samples)
 
 
 def _averages(classifier: AudioClassifier) -> Tensor:

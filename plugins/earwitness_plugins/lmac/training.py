@@ -188,7 +188,7 @@ class Training:
         budget = self._budgets(Random(seed, batch.clip_ids))
         logits = answer(self.state.decoder, rows.maps, self.classifier, n_samples)
         mask = self.kind.mask(logits, passage, rows.clips, budget)
-        features = torch.cat([passage.features(each, rows.clips) for each in (mask, 1 - mask)])
+        features = torch.cat(passage.heard_and_rest(mask, rows.clips))
         loss, p_heard, p_rest, gradient = self._asked(features, rows.decision)
 
         own = mask if budget is None else self.kind.mask(logits, passage)
@@ -286,7 +286,7 @@ class Training:
                 self.classifier.probabilities_of(
                     torch.cat([self.classifier.logits_of_features(some) for some in torch.split(features, _ROWS_ASKED)])
                 ).gather(1, rows.decision[:, None])[:, 0]
-                for features in (passage.features(each, rows.clips) for each in (mask, 1 - mask))
+                for features in passage.heard_and_rest(mask, rows.clips)
             )
             gain = (p_heard - p).clamp_min(0) / (1 - p).clamp_min(1e-6)
             increase = (p_heard > p + _RISE).to(p)
