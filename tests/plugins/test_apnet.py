@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -427,6 +428,12 @@ def test_windows_overlap_and_the_last_ends_with_the_recording(n_frames: int, sta
     [
         (lambda: changed(named("urbansound8k")[0], {"n_frames": 103}, "model"), "103 frames.*Take 100 or 104"),
         (lambda: changed(named("urbansound8k")[0], {"n_mels": 66}, "model"), "66 bands.*Take 64 or 68"),
+        (
+            lambda: changed(named("urbansound8k")[0], {"poolings": ((2, 2), (2, 5))}, "model"),
+            "84 frames.*Take 80 or 90",
+        ),
+        (lambda: changed(named("urbansound8k")[0], {"poolings": ((2, 2), (0, 2))}, "model"), "two pairs"),
+        (lambda: changed(named("urbansound8k")[0], {"poolings": (2, 2)}, "model"), "wrong type"),
         (lambda: changed(named("urbansound8k")[0], {"n_frame": 80}, "model"), "Did you mean 'n_frames'"),
         (lambda: changed(named("urbansound8k")[0], {"prototypes_per_class": 0}, "model"), "needs a prototype"),
         (lambda: changed(named("urbansound8k")[0], {"n_mels": "many"}, "model"), "wrong type"),
@@ -449,6 +456,22 @@ def test_windows_overlap_and_the_last_ends_with_the_recording(n_frames: int, sta
 def test_settings_that_cannot_be_are_refused(build: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         build()
+
+
+def test_a_network_that_pools_all_frames_is_the_same_whenever_a_sound_comes() -> None:
+    sizes = replace(SIZES, n_frames=48, poolings=((2, 2), (1, 24)))
+    net = network(sizes)
+    assert sizes.latent == (2, 4, 1)
+    assert net.sizes == sizes
+    assert AudioPrototypeNetwork.of_state(net.state_dict(), sizes.poolings).sizes == sizes
+    event = torch.full((1, 1, 8, 48), -1.0)
+    event[..., 14:18] = maps(1)[..., :4]
+    early, late = net.outputs(event), net.outputs(event.roll(12, dims=3))
+    assert torch.allclose(early.distances, late.distances, rtol=1e-5)
+    assert float(net.outputs(-event).distances.sub(early.distances).abs().max()) > 1e-3
+    assert early.reconstruction.shape == event.shape
+    changes = (early.reconstruction - late.reconstruction).abs().amax((0, 1, 2))
+    assert float(changes[14:18].max()) > 1e-3  # the masks know when it was
 
 
 def test_maps_of_another_size_are_refused_with_both_sizes() -> None:

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,12 @@ from earwitness.loading import load_explainer
 from earwitness.protocols import Explainer, Fittable, SelfExplaining
 from earwitness.random import Random
 from earwitness.registry import registry
-from earwitness_plugins.apnet.configuration import Recipe
+from earwitness_plugins.apnet.configuration import Configuration, Recipe
 from earwitness_plugins.apnet.explainer import APNet
 from earwitness_plugins.apnet.finishing import teach_decoder
-from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes
+from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Poolings, Sizes
 from earwitness_plugins.apnet.objective import initialise
-from earwitness_plugins.apnet.reasoning import cell_distances, mean_similarity, reason
+from earwitness_plugins.apnet.reasoning import cell_distances, mean_similarity, on_features, reason, whereabouts
 from earwitness_plugins.apnet.trained import classifier_of as apnet_of
 from earwitness_plugins.apnet.training import accuracy, train_network
 from earwitness_plugins.classifiers.training_data import TrainingData
@@ -86,8 +87,8 @@ def explained(explainer: Explainer, classifier: AudioClassifier, batch: Batch, t
 # --- taken apart
 
 
-def plain_network(seed: int = 3) -> AudioPrototypeNetwork:
-    net = CONFIGURATION.network(3)
+def plain_network(seed: int = 3, configuration: Configuration = CONFIGURATION) -> AudioPrototypeNetwork:
+    net = configuration.network(3)
     initialise(net, Recipe(), torch.Generator().manual_seed(seed))
     with torch.no_grad():
         net.prototypes.uniform_(-0.3, 0.3, generator=torch.Generator().manual_seed(seed))
@@ -150,6 +151,45 @@ def test_cell_distances_sum_to_the_distances_of_the_network() -> None:
         float(((latent[1, :, 2, 3].double() - net.prototypes[4, :, 2, 3].double()) ** 2).sum())
     )
     assert torch.allclose(cells.sum(3).float(), net.distances(latent))
+
+
+@pytest.mark.parametrize("poolings", [((2, 2), (2, 2)), ((1, 2), (2, 4)), ((2, 2), (2, 8))])
+def test_a_cell_s_evidence_lies_where_the_poolings_found_their_maxima(poolings: Poolings) -> None:
+    net = plain_network(configuration=replace(CONFIGURATION, poolings=poolings))
+    windows = noise_maps(2, 1)
+    windows[1, :, :, 9:] = -1.0  # in silence there are ties
+    heard, silent = (net.encoder.with_masks(some) for some in (windows, -torch.ones_like(windows)))
+    wanted = torch.ones(2, 16, 16, dtype=torch.float64)
+    for mask, pooled, nothing in zip(heard.masks, heard.pooled, silent.pooled, strict=True):
+        shares = torch.zeros(2, *mask.shape[2:], dtype=torch.float64)
+        bands, frames = mask.shape[2] // pooled.shape[2], mask.shape[3] // pooled.shape[3]
+        for row, f, t in product(range(2), range(pooled.shape[2]), range(pooled.shape[3])):
+            weights = (pooled - nothing)[row, :, f, t].abs().double()
+            pool = (row, slice(f * bands, (f + 1) * bands), slice(t * frames, (t + 1) * frames))
+            for channel, weight in enumerate(weights):
+                where = mask[row, channel, pool[1], pool[2]].double()
+                share = weight / weights.sum() if float(weights.sum()) else torch.tensor(1 / len(weights))
+                shares[pool] += share * where / where.sum()
+        wanted *= shares.repeat_interleave(16 // shares.shape[1], 1).repeat_interleave(16 // shares.shape[2], 2)
+    found = whereabouts(heard, silent)
+    assert torch.allclose(found, wanted)
+    cells = torch.rand(2, *net.sizes.latent[1:], dtype=torch.float64)
+    spread = on_features(cells, found)
+    assert spread.shape == (2, 16, 16)
+    assert torch.allclose(spread.sum((1, 2)), cells.sum((1, 2)))
+
+
+def test_where_prototypes_have_no_time_evidence_still_lies_where_the_sound_is(tmp_path: Path) -> None:
+    poolings = ((2, 2), (2, CONFIGURATION.n_frames // 2))
+    trained = train_apnet(tmp_path, parameters={**PARAMETERS, "model": {**MODEL, "poolings": poolings}})
+    loaded = load_trained(registry(), tmp_path)
+    assert isinstance(loaded, APNet)
+    assert loaded.trained.network.sizes == trained.trained.network.sizes
+    relevance = explained(loaded, loaded.as_classifier(), batch_of(), [0, 1, 2]).relevance
+    assert relevance is not None
+    by_frame = relevance.values.abs().sum(1)
+    assert by_frame.shape[1] == 16
+    assert float(by_frame[:, :8].sum()) > 0.7 * float(by_frame.sum())  # the tones end in the middle
 
 
 # --- a whole explanation

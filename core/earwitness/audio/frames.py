@@ -31,19 +31,19 @@ def spectrum_of_frames(signal: Tensor, window: Tensor, hop_length: int) -> Tenso
     -------
     Tensor (B, F, N), complex
     """
-    spectrum: Tensor = _SpectrumOfFrames.apply(signal, window, hop_length)
+    spectrum: Tensor = _SpectrumOfFrames.apply(signal, window, hop_length)  # type: ignore[no-untyped-call]
     return spectrum
 
 
 def power_of(spectrum: Tensor) -> Tensor:
     """|z|² of complex numbers, real, of the same shape. Smooth everywhere: |z| has gradient 0 at 0."""
-    power: Tensor = _Power.apply(spectrum)
+    power: Tensor = _Power.apply(spectrum)  # type: ignore[no-untyped-call]
     return power
 
 
 def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     """Frames (B, N, L), one each hop, summed where they overlap: Tensor (B, at least (N - 1) * hop + L)."""
-    signal: Tensor = _OverlapAdd.apply(frames, hop_length)
+    signal: Tensor = _OverlapAdd.apply(frames, hop_length)  # type: ignore[no-untyped-call]
     return signal
 
 
@@ -52,7 +52,8 @@ class _SpectrumOfFrames(torch.autograd.Function):
     def forward(ctx: Any, signal: Tensor, window: Tensor, hop_length: int) -> Tensor:
         ctx.save_for_backward(window)
         ctx.hop_length, ctx.n_samples = hop_length, signal.shape[1]
-        return torch.fft.rfft(signal.unfold(1, len(window), hop_length) * window).transpose(1, 2)
+        spectrum: Tensor = torch.fft.rfft(signal.unfold(1, len(window), hop_length) * window)
+        return spectrum.transpose(1, 2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

@@ -10,7 +10,7 @@ from earwitness.audio import dialects
 from earwitness.errors import ConfigurationError, nearest
 from earwitness.parameters import changed
 from earwitness_plugins.apnet.front_end import PaddedLogMel, Windows
-from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes, check_divides_by_four
+from earwitness_plugins.apnet.network import POOLINGS, AudioPrototypeNetwork, Poolings, Sizes, check_divides
 from earwitness_plugins.classifiers.augmentation import Augmentation
 from earwitness_plugins.classifiers.descent import one_cycle
 
@@ -32,15 +32,18 @@ class Configuration:
     n_fft, hop_length : int
         Of uncentred frames, in samples.
     n_mels, n_frames : int
-        Size of the map that the network sees, each a multiple of four.
+        Size of the map that the network sees, each a multiple of what the poolings take together.
     channels : tuple of three int
         Filters of the encoder's convolutions.
     prototypes_per_class : int
+    poolings : ((int, int), (int, int))
+        Bands and frames of the encoder's two max poolings. Where they take all frames of the window, prototypes are
+        alike whenever the sound comes.
 
     Raises
     ------
     ConfigurationError
-        A number is out of range, or the map does not divide by four.
+        A number is out of range, or the poolings do not divide the map.
     """
 
     rate: int
@@ -50,10 +53,12 @@ class Configuration:
     n_frames: int
     channels: tuple[int, int, int]
     prototypes_per_class: int
+    poolings: Poolings = POOLINGS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
-        check_divides_by_four(self.n_mels, self.n_frames)
+        object.__setattr__(self, "poolings", tuple(tuple(each) for each in self.poolings))
+        check_divides(self.n_mels, self.n_frames, self.poolings)
         if self.prototypes_per_class < 1:
             raise ConfigurationError(f"Each class needs a prototype, got {self.prototypes_per_class} per class.")
 
@@ -87,6 +92,7 @@ class Configuration:
             n_bands=self.n_mels,
             n_frames=self.n_frames,
             channels=self.channels,
+            poolings=self.poolings,
         )
         return AudioPrototypeNetwork(sizes)
 

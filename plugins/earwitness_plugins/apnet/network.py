@@ -1,6 +1,7 @@
 """The audio prototype network: autoencoder, prototype layer, weighted sum, classifier without bias.
 
-N rows, F bands and T frames of the input, F' = F/4, T' = T/4 and C of the latent map, M prototypes, K classes.
+N rows, F bands and T frames of the input, F', T' and C of the latent map (F/4 and T/4 as published: two poolings halve
+both axes), M prototypes, K classes.
 Frequency before time, channels before both; the paper has time first and channels last.
 
 References
@@ -12,7 +13,7 @@ a mask, and ties give several ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,9 @@ from torch.nn import functional
 
 from earwitness.errors import AudioError, ClassifierError, ConfigurationError
 
+Poolings = tuple[tuple[int, int], tuple[int, int]]
+POOLINGS: Poolings = ((2, 2), (2, 2))
+"""Bands and frames of the two max poolings, as published."""
 KERNEL = 5
 SLOPE = 0.3  # of LeakyReLU below zero: Keras' default, which the published networks were trained with
 
@@ -34,14 +38,16 @@ class Sizes:
     n_classes, n_prototypes : int
         K and M.
     n_bands, n_frames : int
-        F and T of the input, each a multiple of four: two poolings halve both axes.
+        F and T of the input, each a multiple of what the poolings take together.
     channels : tuple of three int
         Filters of the encoder's convolutions; the last is C.
+    poolings : ((int, int), (int, int))
+        Bands and frames of the encoder's two max poolings.
 
     Raises
     ------
     ConfigurationError
-        A number is not positive, or the map does not divide by four.
+        A number is not positive, or the poolings do not divide the map.
     """
 
     n_classes: int
@@ -49,28 +55,38 @@ class Sizes:
     n_bands: int
     n_frames: int
     channels: tuple[int, int, int]
+    poolings: Poolings = POOLINGS
 
     def __post_init__(self) -> None:
         if len(self.channels) != 3:
             raise ConfigurationError(f"The encoder has three convolutions, got the channels {self.channels}.")
         if min(self.n_classes, self.n_prototypes, *self.channels) < 1:
             raise ConfigurationError(f"Classes, prototypes and channels must be positive, got {self}.")
-        check_divides_by_four(self.n_bands, self.n_frames)
+        check_divides(self.n_bands, self.n_frames, self.poolings)
 
     @property
     def latent(self) -> tuple[int, int, int]:
         """(C, F', T')."""
-        return self.channels[2], self.n_bands // 4, self.n_frames // 4
+        bands, frames = cell_size(self.poolings)
+        return self.channels[2], self.n_bands // bands, self.n_frames // frames
 
 
-def check_divides_by_four(n_bands: int, n_frames: int) -> None:
-    """Raise ConfigurationError unless both axes are positive multiples of four."""
-    for what, size in (("bands", n_bands), ("frames", n_frames)):
-        if size < 4 or size % 4:
-            near = max(4, size - size % 4)
+def cell_size(poolings: Poolings) -> tuple[int, int]:
+    """Bands and frames of the input in one cell of the latent map."""
+    (bands, frames), (more_bands, more_frames) = poolings
+    return bands * more_bands, frames * more_frames
+
+
+def check_divides(n_bands: int, n_frames: int, poolings: Poolings) -> None:
+    """Raise ConfigurationError unless the poolings divide both axes."""
+    if [len(each) for each in poolings] != [2, 2] or min(min(each) for each in poolings) < 1:
+        raise ConfigurationError(f"Poolings are two pairs of bands and frames, such as {POOLINGS}; got {poolings}.")
+    for what, size, cell in zip(("bands", "frames"), (n_bands, n_frames), cell_size(poolings), strict=True):
+        if size < cell or size % cell:
+            near = max(cell, size - size % cell)
             raise ConfigurationError(
-                f"An input of {size} {what} does not divide by four, but two poolings halve it twice. Take {near} or "
-                f"{near + 4} {what}."
+                f"An input of {size} {what} does not divide by {cell}, which two poolings make one of. Take {near} or "
+                f"{near + cell} {what}."
             )
 
 
@@ -82,26 +98,29 @@ class Encoding:
     ----------
     latent : Tensor (N, C, F', T')
         Z; behind a LeakyReLU, so unbounded.
-    masks : (Tensor (N, C0, F, T), Tensor (N, C1, F/2, T/2)), bool
-        Where each cell of a 2 x 2 pool reached its maximum; ties are all true.
+    masks : tuple of two Tensor, bool
+        Where the values of a pool, (N, C0, F, T) and (N, C1, …), reached their maximum; ties are all true.
+    pooled : tuple of two Tensor
+        The maxima.
     """
 
     latent: Tensor
     masks: tuple[Tensor, Tensor]
+    pooled: tuple[Tensor, Tensor]
 
 
 class Encoder(nn.Module):
-    """Three convolutions with LeakyReLU, the first two with 2 x 2 max pooling."""
+    """Three convolutions with LeakyReLU, the first two with max pooling."""
 
-    def __init__(self, channels: tuple[int, int, int]) -> None:
+    def __init__(self, channels: tuple[int, int, int], poolings: Poolings = POOLINGS) -> None:
         super().__init__()
         first, second, third = channels
         self.conv1 = nn.Conv2d(1, first, KERNEL, padding=KERNEL // 2)
         self.leaky1 = nn.LeakyReLU(SLOPE)
-        self.pool1 = nn.MaxPool2d(2)
+        self.pool1 = nn.MaxPool2d(poolings[0])
         self.conv2 = nn.Conv2d(first, second, KERNEL, padding=KERNEL // 2)
         self.leaky2 = nn.LeakyReLU(SLOPE)
-        self.pool2 = nn.MaxPool2d(2)
+        self.pool2 = nn.MaxPool2d(poolings[1])
         self.conv3 = nn.Conv2d(second, third, KERNEL, padding=KERNEL // 2)
         self.leaky3 = nn.LeakyReLU(SLOPE)
 
@@ -112,7 +131,8 @@ class Encoder(nn.Module):
     def with_masks(self, features: Tensor) -> Encoding:
         """The same, with the masks of its poolings kept."""
         first, pooled, second, pooled_again, latent = self._maps(features)
-        return Encoding(latent, (pooling_mask(first, pooled), pooling_mask(second, pooled_again)))
+        masks = pooling_mask(first, pooled), pooling_mask(second, pooled_again)
+        return Encoding(latent, masks, (pooled, pooled_again))
 
     def _maps(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         first = self.leaky1(self.conv1(features))
@@ -179,15 +199,16 @@ class AudioPrototypeNetwork(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.encoder = Encoder(sizes.channels)
+        self.poolings = sizes.poolings
+        self.encoder = Encoder(sizes.channels, sizes.poolings)
         self.decoder = Decoder(sizes.channels)
         self.prototypes = nn.Parameter(torch.zeros(sizes.n_prototypes, *sizes.latent))
         self.frequency_weights = nn.Parameter(torch.zeros(sizes.n_prototypes, sizes.latent[1]))
         self.class_weights = nn.Parameter(torch.zeros(sizes.n_prototypes, sizes.n_classes))
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Tensor]) -> AudioPrototypeNetwork:
-        """The network, of any size, that a state dict belongs to.
+    def of_state(cls, state: Mapping[str, Tensor], poolings: Poolings = POOLINGS) -> AudioPrototypeNetwork:
+        """The network, of any size, that a state dict belongs to; no weight tells how it pools.
 
         Raises
         ------
@@ -196,13 +217,15 @@ class AudioPrototypeNetwork(nn.Module):
         """
         try:
             channels = tuple(len(state[f"encoder.conv{number}.weight"]) for number in (1, 2, 3))
-            n_prototypes, _, n_bands, n_frames = state["prototypes"].shape
+            n_prototypes, _, *latent = state["prototypes"].shape
+            n_bands, n_frames = _map_of(latent, poolings)
             sizes = Sizes(
                 n_classes=state["class_weights"].shape[1],
                 n_prototypes=n_prototypes,
-                n_bands=4 * n_bands,
-                n_frames=4 * n_frames,
+                n_bands=n_bands,
+                n_frames=n_frames,
                 channels=channels,  # type: ignore[arg-type]
+                poolings=poolings,
             )
             network = cls(sizes)
             network.load_state_dict(dict(state))
@@ -216,13 +239,15 @@ class AudioPrototypeNetwork(nn.Module):
     @property
     def sizes(self) -> Sizes:
         """How large the network is."""
-        n_prototypes, channels, n_bands, n_frames = self.prototypes.shape
+        n_prototypes, channels, *latent = self.prototypes.shape
+        n_bands, n_frames = _map_of(latent, self.poolings)
         return Sizes(
             n_classes=self.class_weights.shape[1],
             n_prototypes=n_prototypes,
-            n_bands=4 * n_bands,
-            n_frames=4 * n_frames,
+            n_bands=n_bands,
+            n_frames=n_frames,
             channels=(self.encoder.conv1.out_channels, self.encoder.conv2.out_channels, channels),
+            poolings=self.poolings,
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -263,7 +288,7 @@ class AudioPrototypeNetwork(nn.Module):
         return self.weighted(similarities) @ self.class_weights
 
     def _check(self, features: Tensor) -> None:
-        n_bands, n_frames = (4 * size for size in self.prototypes.shape[2:])
+        n_bands, n_frames = _map_of(self.prototypes.shape[2:], self.poolings)
         if features.ndim != 4 or tuple(features.shape[1:]) != (1, n_bands, n_frames):
             raise ClassifierError(
                 f"This audio prototype network takes maps of shape (N, 1, {n_bands}, {n_frames}), got "
@@ -305,14 +330,25 @@ def check_distances(distances: Tensor, features: Tensor) -> None:
 
 
 def pooling_mask(values: Tensor, pooled: Tensor) -> Tensor:
-    """Where ``values`` (N, C, F, T) reach the maximum of their 2 x 2 pool, (N, C, F/2, T/2); ties are all true."""
+    """Where ``values`` (N, C, F, T) reach the maxima of their pools, (N, C, F'', T''); ties are all true."""
     with torch.no_grad():
-        return values >= functional.interpolate(pooled, scale_factor=2.0, mode="nearest")
+        return values >= enlarged(pooled, values.shape[2:])
 
 
 def unpool(values: Tensor, mask: Tensor) -> Tensor:
-    """Each cell of ``values`` (N, C, F/2, T/2), copied to where its pool had its maximum; zero elsewhere."""
-    return functional.interpolate(values, scale_factor=2.0, mode="nearest") * mask
+    """Each cell of ``values`` (N, C, F'', T''), copied to where its pool had its maximum; zero elsewhere."""
+    return enlarged(values, mask.shape[2:]) * mask
+
+
+def enlarged(values: Tensor, size: Sequence[int]) -> Tensor:
+    """Each cell of ``values`` (N, C, …, …) repeated until there are ``size``, a multiple of what there is."""
+    return functional.interpolate(values, size=tuple(size), mode="nearest")
+
+
+def _map_of(latent: Sequence[int], poolings: Poolings) -> tuple[int, int]:
+    """(F, T) of the input, from (F', T')."""
+    bands, frames = cell_size(poolings)
+    return bands * latent[0], frames * latent[1]
 
 
 def _by_band(maps: Tensor) -> Tensor:

@@ -227,7 +227,7 @@ def without_channels(
     for name in ("encoder.conv3.weight", "encoder.conv3.bias", "decoder.deconv1.weight"):
         state[name] = state[name][kept]
     state["prototypes"] = state["prototypes"][:, kept]
-    pruned = AudioPrototypeNetwork.of_state(state)
+    pruned = AudioPrototypeNetwork.of_state(state, network.poolings)
     if decoder == "anew":
         _start_anew(pruned.decoder, generator)
     return pruned.to(network.prototypes.device)
