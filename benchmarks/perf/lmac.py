@@ -29,11 +29,12 @@ from earwitness.batching import ClipList
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
 from earwitness_plugins.classifiers.zoo import esc10_cnn
-from earwitness_plugins.lmac.explainer import LMAC, lmac_budget
+from earwitness_plugins.lmac.explainer import LMAC
 from earwitness_plugins.lmac.masks import answer
 from earwitness_plugins.lmac.material import Material
 from earwitness_plugins.lmac.passages import coarse_grid
 from earwitness_plugins.lmac.training import Training
+from earwitness_plugins.lmac.variants import lmac_budget
 
 N_CLIPS = 16
 LAYERS = ["blocks.block2.relu", "blocks.block3.relu", "blocks.block4.relu", "blocks.block5.relu"]

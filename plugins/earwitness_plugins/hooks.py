@@ -44,13 +44,13 @@ def earwitness_explainers() -> Iterator[ExplainerSpec]:
         scope="by-design",
     )
     for name, target, summary in (
-        ("lmac", "LMAC", "A decoder's mask: heard, it convinces the classifier; the rest does not."),
-        ("lmac-paper", "lmac_paper", "The same, trained with the published, unbounded objective."),
-        ("lmac-budget", "lmac_budget", "The same, trained to rank: good at every share of the energy."),
+        ("lmac", "explainer:LMAC", "A decoder's mask: heard, it convinces the classifier; the rest does not."),
+        ("lmac-paper", "variants:lmac_paper", "The same, trained with the published, unbounded objective."),
+        ("lmac-budget", "variants:lmac_budget", "The same, trained to rank: good at every share of the energy."),
     ):
         yield ExplainerSpec(
             name=name,
-            target=f"earwitness_plugins.lmac.explainer:{target}",
+            target=f"earwitness_plugins.lmac.{target}",
             summary=summary,
             paper="Paissan, Ravanelli and Subakan, ICML 2024",
             needs=frozenset({"gradient", "convolution", "fit"}),

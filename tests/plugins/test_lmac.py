@@ -30,14 +30,15 @@ from earwitness.errors import (
     NotApplicableError,
 )
 from earwitness.explanation import Explanation
-from earwitness.fitting import fit, load_fitted
+from earwitness.fitting import fit, fit_facts, load_fitted
 from earwitness.random import Random
 from earwitness.registry import registry
 from earwitness_bench.datasets.toy import Toy
 from earwitness_plugins.lmac import training
 from earwitness_plugins.lmac.curves import COLUMNS, SCORES
-from earwitness_plugins.lmac.explainer import LMAC, lmac_budget, lmac_paper
+from earwitness_plugins.lmac.explainer import LMAC
 from earwitness_plugins.lmac.objective import Objective
+from earwitness_plugins.lmac.variants import lmac_budget, lmac_paper
 from networks import LABELS, N_SAMPLES, RATE, Lambda, classifier_of, patches_of, randomise, wave_classifier_of
 
 SMALL: dict[str, Any] = {"width": 8, "steps": 6, "batch_size": 4}
@@ -421,6 +422,7 @@ def test_a_fit_is_loaded_as_it_was(tmp_path: Path) -> None:
     assert isinstance(again, LMAC)
     assert same(again, found)
     assert torch.equal(mask_of(explained(again)), mask_of(explained(found)))
+    assert fit_facts(tmp_path)["n_parameters"] == sum(p.numel() for p in found.fitted.decoder.parameters()) > 1000
 
 
 @pytest.mark.parametrize(

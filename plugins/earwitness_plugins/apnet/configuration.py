@@ -230,7 +230,16 @@ PUBLISHED: dict[str, tuple[Configuration, Recipe]] = {
 
 
 _ESC10 = (
-    PUBLISHED["urbansound8k"][0],
+    Configuration(
+        rate=22050,
+        n_fft=4096,
+        hop_length=1024,
+        n_mels=64,
+        n_frames=84,
+        channels=(32, 64, 64),
+        prototypes_per_class=5,
+        poolings=((2, 2), (2, 42)),
+    ),
     Recipe(
         epochs=100,
         batch_size=32,
@@ -239,7 +248,7 @@ _ESC10 = (
         class_blocks=True,
         block_weight=1.0,
         prototypes="data",
-        first_distance=1.0,
+        first_distance=0.2,
         windows="random",
         schedule="one-cycle",
         averaging_steps=50,
@@ -250,7 +259,7 @@ _ESC10 = (
             mix_share=0.3,
             noise_share=0.3,
             noise_snr_db=(10.0, 30.0),
-            dropped_bands=12,
+            dropped_bands=6,
             dropped_frames=15,
         ),
     ),
