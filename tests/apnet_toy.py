@@ -7,9 +7,11 @@ from typing import Any
 
 import soundfile
 import torch
+from click.testing import CliRunner, Result
 from torch import Tensor
 
 from earwitness.batching import ClipList
+from earwitness.cli.shell import shell
 from earwitness.clips import Clip
 from earwitness.fitting import train
 from earwitness.registry import registry
@@ -17,6 +19,9 @@ from earwitness_plugins.apnet.configuration import Configuration
 from earwitness_plugins.apnet.explainer import APNet
 
 RATE = 8000
+NASTY = "<img src=x onerror=alert(1)> $\\frac$"
+"""A name that would do something where it is not taken as text."""
+
 LABELS = ("low", "middle", "high")
 PITCHES = dict(zip(LABELS, (300.0, 1000.0, 2800.0), strict=True))
 MODEL: dict[str, Any] = {
@@ -55,6 +60,11 @@ def train_apnet(folder: Path, **changes: Any) -> APNet:
     trained = train(registry(), folder=folder, **options)
     assert isinstance(trained, APNet)
     return trained
+
+
+def prototypes(*arguments: object) -> Result:
+    """``earwitness prototypes``."""
+    return CliRunner().invoke(shell, ["prototypes", *(str(argument) for argument in arguments)])
 
 
 def write_clips(folder: Path, per_class: int, start: int = 0) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
-from apnet_toy import CONFIGURATION, LABELS, RATE, clips, train_apnet
+from apnet_toy import CONFIGURATION, LABELS, NASTY, RATE, clips, prototypes
 from browser import Tab, browser
 from earwitness.batching import ClipList
 from earwitness.cli.shell import shell
@@ -25,20 +25,6 @@ from earwitness_plugins.apnet.explainer import APNet
 from earwitness_plugins.apnet.history import History
 from earwitness_plugins.apnet.network import similarity
 from earwitness_plugins.apnet.prototypes import LEVEL, Neighbour
-
-NASTY = "<img src=x onerror=alert(1)> $\\frac$"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("apnet") / "net"
-    train_apnet(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def apnet(folder: Path) -> APNet:
-    return train_apnet(folder)  # found, not trained again
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +44,6 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found += [(tag, value) for name, value in attrs if name in ("src", "href") and value]
-
-
-def prototypes(*arguments: object) -> Result:
-    return CliRunner().invoke(shell, ["prototypes", *(str(argument) for argument in arguments)])
 
 
 def test_every_prototype_has_its_picture_its_sound_its_class_and_its_neighbours(book: Path, apnet: APNet) -> None:
@@ -139,6 +121,25 @@ def test_names_are_text_whatever_is_in_them(apnet: APNet, tmp_path: Path) -> Non
         assert all(url.startswith(("file:", "data:")) for url in tab.requests)
 
 
+def test_a_distance_that_overflowed_is_null_and_the_book_is_json(apnet: APNet, tmp_path: Path) -> None:
+    gallery = apnet.trained.gallery
+    assert gallery is not None
+    first, *others = gallery.nearest[0]
+    nearest = ((first, replace(others[0], similarity=0.0, distance=float("inf"))), *gallery.nearest[1:])
+    trained = replace(apnet.trained, gallery=replace(gallery, nearest=nearest))
+    document = write_book(tmp_path, trained, CONFIGURATION, history=History.of(trained))
+
+    def no_constant(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    stored = json.loads((tmp_path / "book.json").read_text(), parse_constant=no_constant)
+    for said in (document, stored):
+        assert [near["distance"] for near in said["prototypes"][0]["nearest"]] == [first.distance, None]
+    page = (tmp_path / "index.html").read_text()
+    cells = [f"<td>{others[0].clip_id}</td>", '<td class="n">0.00</td>', '<td class="n">∞</td>']
+    assert page.count("".join(cells)) == page.count("∞") == 1
+
+
 def test_a_class_without_prototypes_and_a_silent_one_are_said(apnet: APNet, tmp_path: Path) -> None:
     trained = named(apnet, LABELS, "any")
     document = write_book(tmp_path, trained, CONFIGURATION, history=History.of(trained))
@@ -150,8 +151,8 @@ def test_a_class_without_prototypes_and_a_silent_one_are_said(apnet: APNet, tmp_
     assert not (tmp_path / "prototypes" / "006.wav").exists()
 
 
-def test_a_book_replaces_an_older_one_and_nothing_else(folder: Path, tmp_path: Path) -> None:
-    net = Path(shutil.copytree(folder, tmp_path / "net"))
+def test_a_book_replaces_an_older_one_and_nothing_else(apnet: APNet, apnet_folder: Path, tmp_path: Path) -> None:
+    net = Path(shutil.copytree(apnet_folder, tmp_path / "net"))
     done = prototypes(net, "--out", tmp_path / "book", "--json")
     assert done.exit_code == 0, done.output
     assert len(json.loads(done.stdout)["prototypes"]) == 6
@@ -168,10 +169,10 @@ def test_a_book_replaces_an_older_one_and_nothing_else(folder: Path, tmp_path: P
     assert "holds no prototype book" in refused.stderr
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="Cannot write a book"):
-        write_book(tmp_path / "file" / "book", train_apnet(folder).trained, CONFIGURATION, history=History("", ()))
+        write_book(tmp_path / "file" / "book", apnet.trained, CONFIGURATION, history=History("", ()))
 
 
-def test_parameters_of_no_data_set_are_refused(folder: Path, tmp_path: Path) -> None:
-    refused = prototypes(folder, "--out", tmp_path / "book", "--dataset-param", "clips=3")
+def test_parameters_of_no_data_set_are_refused(apnet_folder: Path, tmp_path: Path) -> None:
+    refused = prototypes(apnet_folder, "--out", tmp_path / "book", "--dataset-param", "clips=3")
     assert refused.exit_code == 1
     assert "name it with --dataset" in refused.stderr

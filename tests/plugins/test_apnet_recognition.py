@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
 import torch
-from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
-from apnet_toy import CONFIGURATION, LABELS, N_SAMPLES, RATE, clips, train_apnet
+from apnet_toy import CONFIGURATION, LABELS, N_SAMPLES, NASTY, RATE, clips, prototypes
 from earwitness.audio.front_end import Identity
 from earwitness.batching import ClipList
 from earwitness.classifier import AudioClassifier
-from earwitness.cli.shell import shell
 from earwitness.clips import Clip
 from earwitness.errors import ConfigurationError
 from earwitness_plugins.apnet.book import write_book
@@ -29,7 +28,6 @@ from earwitness_plugins.apnet.prototypes import LEVEL, sounds_of
 from earwitness_plugins.apnet.recognition import Sounds, judged, probabilities_of_sounds, prototype_sounds, references
 
 HOP, LENGTH = 128, 15 * 128  # of the toy's inverted windows
-NASTY = "<img src=x onerror=alert(1)>"
 
 
 class Pitch(nn.Module):
@@ -52,24 +50,8 @@ def pitch_judge(
     return AudioClassifier(Pitch(rate), front_end=Identity(rate=rate), labels=labels, duration_s=duration_s)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("apnet") / "net"
-    train_apnet(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def apnet(folder: Path) -> APNet:
-    return train_apnet(folder)  # found, not trained again
-
-
 def quiet(done: int, total: int, text: str) -> None:
     pass
-
-
-def prototypes(*arguments: object) -> Result:
-    return CliRunner().invoke(shell, ["prototypes", *(str(argument) for argument in arguments)])
 
 
 def test_a_judge_says_of_the_files_of_the_book_what_the_book_says(apnet: APNet, tmp_path: Path) -> None:
@@ -202,9 +184,9 @@ def test_a_judge_of_other_classes_is_refused_before_the_older_book_is_touched(ap
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_judges_are_named_on_the_command_line_with_their_parameters(folder: Path, tmp_path: Path) -> None:
-    judge = f"apnet(weights={folder})"
-    done = prototypes(folder, "--judge", judge, "--out", tmp_path / "book")
+def test_judges_are_named_on_the_command_line_with_their_parameters(apnet_folder: Path, tmp_path: Path) -> None:
+    judge = f"apnet(weights={apnet_folder})"
+    done = prototypes(apnet_folder, "--judge", judge, "--out", tmp_path / "book")
     assert done.exit_code == 0, done.output
     (said,) = json.loads((tmp_path / "book" / "book.json").read_text())["recognition"]
     counts = said["prototypes"]
@@ -221,6 +203,42 @@ def test_judges_are_named_on_the_command_line_with_their_parameters(folder: Path
         (["nobody"], "nobody"),
     ):
         options = [option for name in wrong for option in ("--judge", name)]
-        refused = prototypes(folder, *options, "--out", tmp_path / "book")
+        refused = prototypes(apnet_folder, *options, "--out", tmp_path / "book")
         assert refused.exit_code == 1
         assert message in refused.stderr
+
+
+def test_a_judges_parameters_may_be_lists_and_tuples(
+    apnet_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[tuple[str, dict[str, Any]]] = []
+
+    def load(name: str, *, parameters: dict[str, Any], plugins: object) -> None:
+        loaded.append((name, parameters))
+        raise ConfigurationError("This is far enough.")
+
+    monkeypatch.setattr("earwitness.loading.load_classifier", load)
+    for text, parameters in (
+        ("it(a=[1, 2], b=x)", {"a": [1, 2], "b": "x"}),
+        ("it(a=(0.5,-2),b={'k': [1, (2, 3)], 'l': ','}, c = -1)",
+         {"a": (0.5, -2), "b": {"k": [1, (2, 3)], "l": ","}, "c": -1}),
+        ("it(a='x, y=1', b=\"it's, so\", c=/a-b/c.d)", {"a": "x, y=1", "b": "it's, so", "c": "/a-b/c.d"}),
+        ("it(a=[])", {"a": []}),
+        ("it()", {}),
+        ("it", {}),
+    ):  # fmt: skip
+        done = prototypes(apnet_folder, "--judge", text, "--out", tmp_path / "book")
+        assert "This is far enough." in done.stderr
+        assert loaded.pop() == ("it", parameters)
+    for text, rest in (
+        ("it(a=[1, 2)", "a=[1, 2"),
+        ("it(a=[1, x], b=2)", "a=[1, x], b=2"),
+        ("it(b=2, a='x, y)", "a='x, y"),
+        ("it(a=[1] + [2], b=3)", "a=[1] + [2], b=3"),
+        ("it(a=__import__('os'), b=x, y)", "y"),
+        ("it(a=1,, b=2)", ""),
+    ):
+        refused = prototypes(apnet_folder, "--judge", text, "--out", tmp_path / "book")
+        assert refused.exit_code == 1
+        assert f"The judge {text!r} cannot be read from {rest!r} on. Parameters read NAME=VALUE" in refused.stderr
+    assert loaded == []

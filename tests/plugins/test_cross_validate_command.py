@@ -35,8 +35,8 @@ def folded(monkeypatch: pytest.MonkeyPatch) -> Any:
     torch.set_num_threads(threads)
 
 
-def run(*words: str, out: Path, folds: str = "1,2,3") -> Result:
-    arguments = ["cross-validate", *words, "--out", str(out), "--folds", folds, "--threads", "1"]
+def run(*words: str, out: Path, folds: str = "1,2,3", threads: int = 1) -> Result:
+    arguments = ["cross-validate", *words, "--out", str(out), "--folds", folds, "--threads", str(threads)]
     return CliRunner().invoke(shell, arguments)
 
 
@@ -85,6 +85,18 @@ def test_changed_settings_are_refused_by_name(tmp_path: Path) -> None:
     done = run(*APNET, "--label", "toy-cnn", out=tmp_path)
     assert done.exit_code == 1
     assert "with other settings" in done.stderr
+
+
+def test_another_number_of_threads_is_refused_with_the_number_to_give(tmp_path: Path) -> None:
+    assert run(*TOY_CNN, "--only", "1", out=tmp_path).exit_code == 0
+    table = (tmp_path / "cross-validation.json").read_text()
+    for fold in "12":
+        done = run(*TOY_CNN, "--only", fold, out=tmp_path, threads=2)
+        assert done.exit_code == 1
+        assert "it was 1 and is 2 now" in done.stderr
+        assert "Go on with --threads 1" in done.stderr
+    assert (tmp_path / "cross-validation.json").read_text() == table
+    assert run(*TOY_CNN, "--only", "1", out=tmp_path).exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,57 @@ def test_an_unfinished_training_binds_its_label_and_a_refused_one_does_not(plugi
         Series(tmp_path, "a", Fake(), paired(plugins))
 
 
+def test_another_number_of_threads_is_refused_whether_a_fold_is_done_or_half_done(
+    plugins: Registry, tmp_path: Path
+) -> None:
+    """Sums in another order have other last bits, so the folds of one network would be of several."""
+    first, second = rotation(FIVE)[:2]
+    said = r"number of threads: it was 1 and is 2 now.*Go on with --threads 1, or give this one a --label"
+    Series(tmp_path, "done", Fake(), paired(plugins)).validate(first, seed=0, progress=quiet)
+    with pytest.raises(KeyboardInterrupt):
+        Series(tmp_path, "half", Fake(stops_at=1), paired(plugins)).validate(first, seed=0, progress=quiet)
+    open_already = Series(tmp_path, "done", Fake(), paired(plugins))
+    torch.set_num_threads(2)
+    for label in ("done", "half"):
+        with pytest.raises(StoreError, match=said):
+            Series(tmp_path, label, Fake(), paired(plugins))
+    with pytest.raises(StoreError, match=said):
+        open_already.validate(first, seed=0, progress=quiet)
+    other = Series(tmp_path, "other", Fake(), paired(plugins)).validate(first, seed=0, progress=quiet)
+    assert other.threads == 2
+    torch.set_num_threads(1)
+    for label in ("done", "half"):
+        assert Series(tmp_path, label, Fake(), paired(plugins)).validate(second, seed=0, progress=quiet).threads == 1
+
+
+def test_a_folder_without_a_record_of_threads_goes_on_with_those_that_it_is_given(
+    plugins: Registry, tmp_path: Path
+) -> None:
+    """As folders were before there was one; results always had theirs."""
+    first, second = rotation(FIVE)[:2]
+    Series(tmp_path, "done", Fake(), paired(plugins)).validate(first, seed=0, progress=quiet)
+    with pytest.raises(KeyboardInterrupt):
+        Series(tmp_path, "half", Fake(stops_at=1), paired(plugins)).validate(first, seed=0, progress=quiet)
+    for label in ("done", "half"):
+        path = tmp_path / label / "settings.json"
+        document = json.loads(path.read_text())
+        assert document.pop("threads") == 1
+        path.write_text(json.dumps(document))
+    torch.set_num_threads(2)
+    with pytest.raises(StoreError, match="it was 1 and is 2 now"):
+        Series(tmp_path, "done", Fake(), paired(plugins))
+    fake = Fake(stops_at=2)
+    half = Series(tmp_path, "half", fake, paired(plugins))
+    assert half.validate(first, seed=0, progress=quiet).threads == 2
+    with pytest.raises(KeyboardInterrupt):
+        half.validate(second, seed=0, progress=quiet)
+    torch.set_num_threads(1)
+    with pytest.raises(StoreError, match="it was 2 and is 1 now"):
+        Series(tmp_path, "half", Fake(), paired(plugins))
+    done = Series(tmp_path, "done", Fake(), paired(plugins))
+    assert [done.validate(fold, seed=0, progress=quiet).threads for fold in (first, second)] == [1, 1]
+
+
 def test_results_on_other_data_or_folds_do_not_come_into_one_folder(plugins: Registry, tmp_path: Path) -> None:
     Series(tmp_path, "a", Fake(), paired(plugins)).validate(rotation(FIVE)[0], seed=0, progress=quiet)
     with pytest.raises(StoreError, match=r"folded:pairs in folds \[1, 2, 3, 4, 5\] and folded:tones in folds"):
@@ -237,6 +288,15 @@ def test_clips_of_no_class_or_several_are_refused(plugins: Registry) -> None:
 def test_a_clip_that_tests_and_trains_is_refused(plugins: Registry) -> None:
     with pytest.raises(DatasetError, match=r"2 clips of fold 2.*heard in training"):
         FoldedData("leaking", {}, FIVE, plugins).load(rotation(FIVE)[1])
+
+
+def test_a_clip_that_trains_and_selects_is_refused(plugins: Registry) -> None:
+    with pytest.raises(
+        DatasetError, match=r"4 clips of fold 2, such as 'pair-2-0', are in folds \[2, 3\] too: the epoch"
+    ):
+        paired(plugins).load(Fold(test=1, validation=2, train=(2, 3)))
+    with pytest.raises(DatasetError, match=r"4 clips of fold 1, such as 'pair-1-0'.*heard in training"):
+        paired(plugins).load(Fold(test=1, validation=1, train=(2, 3)))
 
 
 def test_a_data_set_without_folds_is_refused(plugins: Registry) -> None:

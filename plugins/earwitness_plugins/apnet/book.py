@@ -5,6 +5,7 @@ M prototypes, K classes, F bands and T frames of the input.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from earwitness_plugins.apnet.configuration import Configuration
 from earwitness_plugins.apnet.figures import draw_class_weights, draw_frequency_weights, draw_prototypes
 from earwitness_plugins.apnet.history import History
 from earwitness_plugins.apnet.local import PrototypeClassifier
-from earwitness_plugins.apnet.prototypes import LEVEL
+from earwitness_plugins.apnet.prototypes import LEVEL, Neighbour
 from earwitness_plugins.apnet.recognition import (
     Recognition,
     Share,
@@ -84,7 +85,8 @@ def write_book(
     Returns
     -------
     dict
-        What ``book.json`` says: the prototypes with their classes, weights, neighbours and files.
+        What ``book.json`` says: the prototypes with their classes, weights, neighbours and files. A distance is
+        None where it is infinite: it overflowed.
 
     Raises
     ------
@@ -181,8 +183,14 @@ def _prototype(
         "heard_as": {name: None if answer is None else asdict(answer) for name, answer in answers.items()},
         "class_weights": dict(zip(labels, weights, strict=True)),
         "frequency_weights": trained.network.frequency_weights[j].tolist(),
-        "nearest": [asdict(neighbour) for neighbour in gallery.nearest[j]],
+        "nearest": [_near(neighbour) for neighbour in gallery.nearest[j]],
     }
+
+
+def _near(neighbour: Neighbour) -> dict[str, Any]:
+    """What the book says of one neighbour; JSON has no infinity, so a distance that overflowed is null."""
+    distance = neighbour.distance if math.isfinite(neighbour.distance) else None
+    return {**asdict(neighbour), "distance": distance}
 
 
 def _recognised(recognition: Recognition) -> dict[str, Any]:

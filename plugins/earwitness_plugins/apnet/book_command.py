@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from earwitness.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from earwitness.classifier import AudioClassifier
+
+_OPENING = ("(", "[", "{", "'", '"')  # of a literal that may have commas in it
 
 
 @click.command("prototypes")
@@ -96,10 +99,41 @@ def _load_judges(texts: tuple[str, ...]) -> dict[str, AudioClassifier]:
         name, _, rest = text.strip().partition("(")
         if text in found or (rest and not rest.endswith(")")):
             wrong = "is given twice" if text in found else "has no closing parenthesis"
-            raise ConfigurationError(f"The judge {text!r} {wrong}. Write NAME, or NAME(PARAMETER=VALUE).")
-        parameters = parse_assignments(rest[:-1].split(",")) if rest else {}
+            raise ConfigurationError(f"The judge {text!r} {wrong}. Write NAME, or NAME(PARAMETER=VALUE,…).")
+        parameters = parse_assignments(_assignments(text, rest[:-1])) if rest[:-1].strip() else {}
         found[text] = load_classifier(name.strip(), parameters=parameters, plugins=current_registry())
     return found
+
+
+def _assignments(judge: str, text: str) -> list[str]:
+    """``"a=[1, 2],b=x"`` -> ``["a=[1, 2]", "b=x"]``: a value that begins as a literal ends where it is one."""
+    from earwitness.errors import ConfigurationError
+
+    found, pieces = [], text.split(",")
+    while pieces:
+        assignment = pieces.pop(0)
+        while pieces and not _is_whole(assignment):
+            assignment += f",{pieces.pop(0)}"
+        if "=" not in assignment or not _is_whole(assignment):
+            raise ConfigurationError(
+                f"The judge {judge!r} cannot be read from {assignment.strip()!r} on. Parameters read NAME=VALUE, with "
+                "commas between them; a value that holds brackets, quotes or commas is a Python literal, such as "
+                "[1, 2] or 'a, b'."
+            )
+        found.append(assignment)
+    return found
+
+
+def _is_whole(assignment: str) -> bool:
+    """Whether its value is plain text, or a literal that is closed: the next comma is not its own."""
+    value = assignment.partition("=")[2].strip()
+    if not value.startswith(_OPENING):
+        return True
+    try:
+        ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval may raise
+        return False
+    return True
 
 
 def _say(said: dict[str, Any]) -> None:

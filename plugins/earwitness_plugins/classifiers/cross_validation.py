@@ -2,7 +2,7 @@
 
 A folder holds any number of networks, each in a folder of its own::
 
-    sb-cnn/settings.json                      what the network and the data are
+    sb-cnn/settings.json                      what the network and the data are, and how many threads compute
     sb-cnn/seed-0-fold-5/result.json          accuracy, once that fold is done
     sb-cnn/seed-0-fold-5/weights.safetensors  or ``trained/``: what was learnt
 """
@@ -48,6 +48,7 @@ class Result:
     settings : dict
         See :class:`Series`.
     threads : int
+        Of the CPU: with another number, sums have other last bits, and a training ends elsewhere.
     device : str
     """
 
@@ -97,7 +98,8 @@ class Series:
     ConfigurationError
         The label has no letter and no digit, or is no line of text.
     StoreError
-        The folder holds results of the same label with other settings, or of other data or folds, or is damaged.
+        The folder holds results of the same label, finished or not, with other settings or of another number of threads
+        than PyTorch has now; or of other data or folds; or it is damaged.
     """
 
     def __init__(self, out: Path, label: str, learner: Learner, data: FoldedData) -> None:
@@ -118,15 +120,25 @@ class Series:
                 f"{self.folder} holds the results of {stored['label']!r}; {self.label!r} would be kept in the same "
                 "place. Choose another --label."
             )
-        self._refuse_others(stored["settings"])
+        self._refuse_others(stored["settings"], stored.get("threads"))
+        for kept in map(_result_of, sorted(self.folder.glob(f"seed-*/{_RESULT}"))):
+            self._refuse_others(kept.settings, kept.threads)
 
-    def _refuse_others(self, stored: Mapping[str, Any]) -> None:
+    def _refuse_others(self, stored: Mapping[str, Any], threads: int | None) -> None:
+        """Raise StoreError unless what was kept is of these settings and threads; their number may be unknown."""
         differing = list(_differences(stored, self.settings))
         if differing:
             more = f", and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
             raise StoreError(
                 f"{self.folder} holds results of {self.label!r} with other settings: {'; '.join(differing[:_NAMED])}"
                 f"{more}. Give this one a --label of its own, or another --out; or remove that folder to start again."
+            )
+        own = torch.get_num_threads()
+        if threads not in (None, own):  # of folders that are older than this record it is not known
+            raise StoreError(
+                f"{self.folder} holds results of {self.label!r} with another number of threads: it was {threads} and "
+                f"is {own} now, so that the numbers may differ. Go on with --threads {threads}, or give this one a "
+                "--label of its own, or another --out."
             )
 
     def result(self, fold: Fold, *, seed: int) -> Result | None:
@@ -135,13 +147,13 @@ class Series:
         Raises
         ------
         StoreError
-            It is damaged, or of other settings.
+            It is damaged, or of other settings or another number of threads.
         """
         path = self._place(fold, seed) / _RESULT
         if not path.exists():
             return None
         kept = _result_of(path)
-        self._refuse_others(kept.settings)
+        self._refuse_others(kept.settings, kept.threads)
         return kept
 
     def validate(self, fold: Fold, *, seed: int, progress: Progress) -> Result:
@@ -170,7 +182,8 @@ class Series:
             digests = {split: digest_of_data(clips[split]) for split in SPLITS}
             of_others = [(other.label, other.fold.test, other.data) for other in read_results(self.out)]
             check_same_clips(self.out, [*of_others, (self.label, fold.test, digests)])
-            write_json(self.folder / _SETTINGS, {"schema": SCHEMA, "label": self.label, "settings": self.settings})
+            identity = {"label": self.label, "settings": self.settings, "threads": torch.get_num_threads()}
+            write_json(self.folder / _SETTINGS, {"schema": SCHEMA, **identity})
             learnt = self.learner.learn(clips, place, seed=seed, progress=progress)
             kept = Result(
                 label=self.label,

@@ -114,8 +114,8 @@ class FoldedData:
         Raises
         ------
         DatasetError
-            The files are not there, a fold has no clips, a clip has not exactly one class, or one that tests is in
-            another fold too.
+            The files are not there, a fold has no clips, a clip has not exactly one class, or one is in two of the
+            three.
         """
         splits = {
             split: load_dataset(
@@ -130,11 +130,15 @@ class FoldedData:
                     f"{self.name}: {len(wrong)} of {len(dataset)} {split} clips have not exactly one class, such as "
                     f"{wrong[0].clip_id!r} ({', '.join(wrong[0].labels) or 'none'}). Accuracy asks for one."
                 )
-        tested = {entry.clip_id for entry in splits["test"].entries}
-        heard = {entry.clip_id for split in ("train", "validation") for entry in splits[split].entries}
-        if tested & heard:
+        ids = {split: {entry.clip_id for entry in dataset.entries} for split, dataset in splits.items()}
+        if both := ids["test"] & (ids["train"] | ids["validation"]):
             raise DatasetError(
-                f"{self.name}: {len(tested & heard)} clips of fold {fold.test}, such as {min(tested & heard)!r}, are "
-                "in other folds too: the test would have been heard in training."
+                f"{self.name}: {len(both)} clips of fold {fold.test}, such as {min(both)!r}, are in other folds too: "
+                "the test would have been heard in training."
+            )
+        if both := ids["validation"] & ids["train"]:
+            raise DatasetError(
+                f"{self.name}: {len(both)} clips of fold {fold.validation}, such as {min(both)!r}, are in folds "
+                f"{list(fold.train)} too: the epoch would be chosen by clips that were trained on."
             )
         return splits
