@@ -36,7 +36,7 @@ class WithoutPrototypes(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, 1, F, T) to logits and reconstruction."""
-        encoding = self.encoder.with_masks(features)
+        encoding = self.encoder.encode(features)
         return self.head(encoding.latent.flatten(1)), self.decoder(encoding.latent, encoding.masks)
 
 

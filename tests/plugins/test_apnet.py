@@ -38,6 +38,7 @@ from earwitness_plugins.apnet.prototypes import (
     compare,
     decode_prototypes,
     neighbours,
+    reconstructed,
     similarity_between,
     sounds_of,
 )
@@ -100,7 +101,7 @@ def keras(maps: Tensor) -> Any:
 @pytest.mark.parametrize("inputs", ["x", "xs", "xp"])
 def test_every_stage_is_that_of_the_authors_network(arrays: Any, authors: AudioPrototypeNetwork, inputs: str) -> None:
     features = frequency_first(arrays[f"{inputs}/input"])
-    encoding = authors.encoder.with_masks(features)
+    encoding = authors.encoder.encode(features)
     np.testing.assert_allclose(keras(encoding.latent), arrays[f"{inputs}/latent"], atol=3e-6)
     for number, mask in enumerate(encoding.masks, start=1):
         np.testing.assert_array_equal(keras(mask), arrays[f"{inputs}/mask{number}"].astype(bool))
@@ -428,12 +429,6 @@ def test_windows_overlap_and_the_last_ends_with_the_recording(n_frames: int, sta
     [
         (lambda: changed(named("urbansound8k")[0], {"n_frames": 103}, "model"), "103 frames.*Take 100 or 104"),
         (lambda: changed(named("urbansound8k")[0], {"n_mels": 66}, "model"), "66 bands.*Take 64 or 68"),
-        (
-            lambda: changed(named("urbansound8k")[0], {"poolings": ((2, 2), (2, 5))}, "model"),
-            "84 frames.*Take 80 or 90",
-        ),
-        (lambda: changed(named("urbansound8k")[0], {"poolings": ((2, 2), (0, 2))}, "model"), "two pairs"),
-        (lambda: changed(named("urbansound8k")[0], {"poolings": (2, 2)}, "model"), "wrong type"),
         (lambda: changed(named("urbansound8k")[0], {"n_frame": 80}, "model"), "Did you mean 'n_frames'"),
         (lambda: changed(named("urbansound8k")[0], {"prototypes_per_class": 0}, "model"), "needs a prototype"),
         (lambda: changed(named("urbansound8k")[0], {"n_mels": "many"}, "model"), "wrong type"),
@@ -458,20 +453,38 @@ def test_settings_that_cannot_be_are_refused(build: Any, message: str) -> None:
         build()
 
 
-def test_a_network_that_pools_all_frames_is_the_same_whenever_a_sound_comes() -> None:
-    sizes = replace(SIZES, n_frames=48, poolings=((2, 2), (1, 24)))
-    net = network(sizes)
-    assert sizes.latent == (2, 4, 1)
-    assert net.sizes == sizes
-    assert AudioPrototypeNetwork.of_state(net.state_dict(), sizes.poolings).sizes == sizes
+TIMELESS = replace(SIZES, n_frames=48, timeless=True)
+
+
+def test_a_timeless_network_compares_the_same_whenever_a_sound_comes() -> None:
+    net = network(TIMELESS)
+    assert net.prototypes.shape == (5, 2, 2, 1)
+    assert net.sizes == TIMELESS
     event = torch.full((1, 1, 8, 48), -1.0)
-    event[..., 14:18] = maps(1)[..., :4]
+    event[..., 12:20] = maps(1)[..., :8]
     early, late = net.outputs(event), net.outputs(event.roll(12, dims=3))
-    assert torch.allclose(early.distances, late.distances, rtol=1e-5)
-    assert float(net.outputs(-event).distances.sub(early.distances).abs().max()) > 1e-3
-    assert early.reconstruction.shape == event.shape
+    assert torch.allclose(early.distances, late.distances, rtol=1e-4)
+    assert torch.equal(early.logits, net(event))
+    assert float(net.outputs(-event).distances.sub(early.distances).abs().max()) > 1e-2
     changes = (early.reconstruction - late.reconstruction).abs().amax((0, 1, 2))
-    assert float(changes[14:18].max()) > 1e-3  # the masks know when it was
+    assert float(changes[12:20].max()) > 1e-2  # what is decoded has its time
+
+
+def test_weights_of_a_timeless_network_are_told_apart_by_the_window() -> None:
+    state = network(TIMELESS).state_dict()
+    assert AudioPrototypeNetwork.of_state(state, n_frames=48).sizes == TIMELESS
+    assert AudioPrototypeNetwork.of_state(state).sizes == replace(SIZES, n_frames=4)
+    with pytest.raises(ConfigurationError, match="50 frames does not divide"):
+        AudioPrototypeNetwork.of_state(state, n_frames=50)
+
+
+@pytest.mark.parametrize("sizes", [SIZES, TIMELESS])
+def test_a_prototype_that_is_a_recording_is_decoded_as_the_recording(sizes: Sizes) -> None:
+    net, windows = network(sizes), maps(5, sizes)
+    net.prototypes.copy_(net.encoder(windows))
+    assert torch.allclose(decode_prototypes(net, windows), reconstructed(net, windows), atol=1e-5)
+    net.prototypes.add_(0.5)
+    assert float(decode_prototypes(net, windows).sub(reconstructed(net, windows)).abs().max()) > 0.01
 
 
 def test_maps_of_another_size_are_refused_with_both_sizes() -> None:

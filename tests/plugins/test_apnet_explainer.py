@@ -49,16 +49,18 @@ from earwitness.loading import load_explainer
 from earwitness.protocols import Explainer, Fittable, SelfExplaining
 from earwitness.random import Random
 from earwitness.registry import registry
-from earwitness_plugins.apnet.configuration import Configuration, Recipe
+from earwitness_plugins.apnet.configuration import Recipe
 from earwitness_plugins.apnet.explainer import APNet
 from earwitness_plugins.apnet.finishing import teach_decoder
-from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Poolings, Sizes
+from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes
 from earwitness_plugins.apnet.objective import initialise
-from earwitness_plugins.apnet.reasoning import cell_distances, mean_similarity, on_features, reason, whereabouts
+from earwitness_plugins.apnet.reasoning import cell_distances, mean_similarity, reason, whereabouts
 from earwitness_plugins.apnet.trained import classifier_of as apnet_of
 from earwitness_plugins.apnet.training import accuracy, train_network
 from earwitness_plugins.classifiers.training_data import TrainingData
 from networks import classifier_of
+
+LONG = replace(CONFIGURATION, n_frames=48).n_samples
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +89,8 @@ def explained(explainer: Explainer, classifier: AudioClassifier, batch: Batch, t
 # --- taken apart
 
 
-def plain_network(seed: int = 3, configuration: Configuration = CONFIGURATION) -> AudioPrototypeNetwork:
-    net = configuration.network(3)
+def plain_network(seed: int = 3) -> AudioPrototypeNetwork:
+    net = CONFIGURATION.network(3)
     initialise(net, Recipe(), torch.Generator().manual_seed(seed))
     with torch.no_grad():
         net.prototypes.uniform_(-0.3, 0.3, generator=torch.Generator().manual_seed(seed))
@@ -153,50 +155,57 @@ def test_cell_distances_sum_to_the_distances_of_the_network() -> None:
     assert torch.allclose(cells.sum(3).float(), net.distances(latent))
 
 
-@pytest.mark.parametrize("poolings", [((2, 2), (2, 2)), ((1, 2), (2, 4)), ((2, 2), (2, 8))])
-def test_a_cell_s_evidence_lies_where_the_poolings_found_their_maxima(poolings: Poolings) -> None:
-    net = plain_network(configuration=replace(CONFIGURATION, poolings=poolings))
-    windows = noise_maps(2, 1)
-    windows[1, :, :, 9:] = -1.0  # in silence there are ties
-    heard, silent = (net.encoder.with_masks(some) for some in (windows, -torch.ones_like(windows)))
-    wanted = torch.ones(2, 16, 16, dtype=torch.float64)
-    for mask, pooled, nothing in zip(heard.masks, heard.pooled, silent.pooled, strict=True):
-        shares = torch.zeros(2, *mask.shape[2:], dtype=torch.float64)
-        bands, frames = mask.shape[2] // pooled.shape[2], mask.shape[3] // pooled.shape[3]
-        for row, f, t in product(range(2), range(pooled.shape[2]), range(pooled.shape[3])):
-            weights = (pooled - nothing)[row, :, f, t].abs().double()
-            pool = (row, slice(f * bands, (f + 1) * bands), slice(t * frames, (t + 1) * frames))
-            for channel, weight in enumerate(weights):
-                where = mask[row, channel, pool[1], pool[2]].double()
-                share = weight / weights.sum() if float(weights.sum()) else torch.tensor(1 / len(weights))
-                shares[pool] += share * where / where.sum()
-        wanted *= shares.repeat_interleave(16 // shares.shape[1], 1).repeat_interleave(16 // shares.shape[2], 2)
-    found = whereabouts(heard, silent)
-    assert torch.allclose(found, wanted)
-    cells = torch.rand(2, *net.sizes.latent[1:], dtype=torch.float64)
-    spread = on_features(cells, found)
-    assert spread.shape == (2, 16, 16)
-    assert torch.allclose(spread.sum((1, 2)), cells.sum((1, 2)))
+def test_the_evidence_of_timeless_prototypes_lies_where_the_maxima_are() -> None:
+    heard = torch.randn(2, 5, 9, 7, generator=torch.Generator().manual_seed(0))
+    heard[1, :, 2] = 0.5  # the same all the time
+    heard[1, 0, 1, 3] = heard[1, 0, 1, 5] = 9.0  # a tie
+    silent = 0.1 * torch.randn(2, 5, 9, 7, generator=torch.Generator().manual_seed(1))
+    silent[0, :, :4] = heard[0, :, :4].amax(2, keepdim=True)  # nothing but silence
+    found, by_band = whereabouts(heard, silent), torch.zeros(2, 9, 7)
+    for row, channel, band in product(range(2), range(5), range(9)):
+        levels = heard[row, channel, band]
+        where = levels == levels.max()
+        by_band[row, band, where] += (levels.max() - silent[row, channel, band].max()).abs() / where.sum()
+    for row, band in product(range(2), range(9)):
+        seen = by_band[row, max(0, band - 2) : band + 3].sum(0)
+        wanted = seen / seen.sum() if float(seen.sum()) else torch.full((7,), 1 / 7)
+        assert torch.allclose(found[row, band].float(), wanted, atol=1e-6)
+    assert torch.allclose(found[0, 0], torch.full((7,), 1 / 7, dtype=torch.float64))
 
 
-def test_where_prototypes_have_no_time_evidence_still_lies_where_the_sound_is(tmp_path: Path) -> None:
-    poolings = ((2, 2), (2, CONFIGURATION.n_frames // 2))
-    trained = train_apnet(tmp_path, parameters={**PARAMETERS, "model": {**MODEL, "poolings": poolings}})
-    loaded = load_trained(registry(), tmp_path)
+@pytest.fixture(scope="module")
+def timeless(tmp_path_factory: pytest.TempPathFactory) -> APNet:
+    path = tmp_path_factory.mktemp("timeless")
+    model = {**MODEL, "n_frames": 48, "timeless": True}
+    data = {"train": clips(12, LONG), "validation": clips(6, LONG, start=50)}
+    train_apnet(path, parameters={**PARAMETERS, "model": model}, **data)
+    loaded = load_trained(registry(), path)
     assert isinstance(loaded, APNet)
-    assert loaded.trained.network.sizes == trained.trained.network.sizes
-    relevance = explained(loaded, loaded.as_classifier(), batch_of(), [0, 1, 2]).relevance
-    assert relevance is not None
-    by_frame = relevance.values.abs().sum(1)
-    assert by_frame.shape[1] == 16
-    assert float(by_frame[:, :8].sum()) > 0.7 * float(by_frame.sum())  # the tones end in the middle
+    return loaded
+
+
+def test_where_prototypes_are_timeless_evidence_still_follows_the_sound(timeless: APNet) -> None:
+    assert timeless.trained.network.sizes.prototype == (3, 4, 1)
+    early = batch_of(LONG)
+    early.waveforms[:, LONG // 2 :] = 0
+    late = replace(early, waveforms=early.waveforms.flip(1))
+    shares = []
+    for batch in (early, late):
+        relevance = explained(timeless, timeless.as_classifier(), batch, [0, 1, 2]).relevance
+        assert relevance is not None
+        by_frame = relevance.values.abs().sum((0, 1))
+        shares.append(float(by_frame[:24].sum() / by_frame.sum()))
+    assert shares[0] > 0.7
+    assert shares[1] < 0.3
 
 
 # --- a whole explanation
 
 
-def test_parts_sum_to_the_relevance_and_their_weights_to_the_logit(trained: APNet) -> None:
-    classifier, batch = trained.as_classifier(), batch_of()
+@pytest.mark.parametrize("kind", ["trained", "timeless"])
+def test_parts_sum_to_the_relevance_and_their_weights_to_the_logit(kind: str, request: pytest.FixtureRequest) -> None:
+    trained: APNet = request.getfixturevalue(kind)
+    classifier, batch = trained.as_classifier(), batch_of(trained.configuration.n_samples)
     explanation = explained(trained, classifier, batch, [0, 1, 1])
     assert explanation.relevance is not None
     assert explanation.parts is not None

@@ -107,7 +107,7 @@ def test_a_recording_becomes_a_prototype_with_its_own_masks_and_is_its_own_neigh
     own = after.gallery.nearest[4][0]
     assert own.distance == pytest.approx(0, abs=1e-6)
     assert own.similarity == pytest.approx(float(compare(after.network, WINDOW[None]).similarity[0, 4]), abs=1e-6)
-    encoding = before.network.encoder.with_masks(WINDOW[None])
+    encoding = before.network.encoder.encode(WINDOW[None])
     decoded = before.network.decoder(encoding.latent, encoding.masks)
     assert torch.allclose(after.gallery.features[4], decoded[0], atol=1e-6)
     assert after.gallery.sounds.shape[0] == 7

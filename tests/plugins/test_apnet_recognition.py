@@ -109,7 +109,7 @@ def test_the_references_are_the_nearest_windows_recorded_and_inverted_at_the_sam
         assert torch.allclose(found.recorded.waveforms[j], stretch * LEVEL / stretch.abs().max(), atol=1e-6)
         inverted = sounds_of(windows[best : best + 1], front_end.log_mel, seed=0)[0]
         assert torch.allclose(found.inverted.waveforms[j], inverted * LEVEL / inverted.abs().max(), atol=1e-4)
-        encoding = trained.network.encoder.with_masks(windows[best : best + 1])
+        encoding = trained.network.encoder.encode(windows[best : best + 1])
         decoded = trained.network.decoder(encoding.latent, encoding.masks).detach()
         again = sounds_of(decoded, front_end.log_mel, seed=0)[0]
         assert torch.allclose(found.reconstructed.waveforms[j], again * LEVEL / again.abs().max(), atol=1e-4)

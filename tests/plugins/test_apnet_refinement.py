@@ -174,7 +174,7 @@ def test_channels_that_are_left_out_leave_the_others_as_they_were() -> None:
     pruned = without_channels(net, gone, decoder="sliced", generator=draw)
     assert pruned.sizes.channels == (3, 2, 2)
     assert torch.allclose(pruned.encoder(features), net.encoder(features)[:, ~gone])
-    silenced = net.encoder.with_masks(features)
+    silenced = net.encoder.encode(features)
     silenced.latent[:, gone] = 0
     wanted = net.decoder(silenced.latent, silenced.masks)
     assert torch.allclose(pruned.outputs(features).reconstruction, wanted, atol=1e-6)

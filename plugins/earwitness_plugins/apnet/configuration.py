@@ -10,7 +10,7 @@ from earwitness.audio import dialects
 from earwitness.errors import ConfigurationError, nearest
 from earwitness.parameters import changed
 from earwitness_plugins.apnet.front_end import PaddedLogMel, Windows
-from earwitness_plugins.apnet.network import POOLINGS, AudioPrototypeNetwork, Poolings, Sizes, check_divides
+from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes, check_divides_by_four
 from earwitness_plugins.classifiers.augmentation import Augmentation
 from earwitness_plugins.classifiers.descent import one_cycle
 
@@ -32,18 +32,17 @@ class Configuration:
     n_fft, hop_length : int
         Of uncentred frames, in samples.
     n_mels, n_frames : int
-        Size of the map that the network sees, each a multiple of what the poolings take together.
+        Size of the map that the network sees, each a multiple of four.
     channels : tuple of three int
         Filters of the encoder's convolutions.
     prototypes_per_class : int
-    poolings : ((int, int), (int, int))
-        Bands and frames of the encoder's two max poolings. Where they take all frames of the window, prototypes are
-        alike whenever the sound comes.
+    timeless : bool
+        Prototypes say what sounds in a window, and not when; see :class:`~.network.Sizes`.
 
     Raises
     ------
     ConfigurationError
-        A number is out of range, or the poolings do not divide the map.
+        A number is out of range, or the map does not divide by four.
     """
 
     rate: int
@@ -53,12 +52,11 @@ class Configuration:
     n_frames: int
     channels: tuple[int, int, int]
     prototypes_per_class: int
-    poolings: Poolings = POOLINGS
+    timeless: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
-        object.__setattr__(self, "poolings", tuple(tuple(each) for each in self.poolings))
-        check_divides(self.n_mels, self.n_frames, self.poolings)
+        check_divides_by_four(self.n_mels, self.n_frames)
         if self.prototypes_per_class < 1:
             raise ConfigurationError(f"Each class needs a prototype, got {self.prototypes_per_class} per class.")
 
@@ -92,7 +90,7 @@ class Configuration:
             n_bands=self.n_mels,
             n_frames=self.n_frames,
             channels=self.channels,
-            poolings=self.poolings,
+            timeless=self.timeless,
         )
         return AudioPrototypeNetwork(sizes)
 
@@ -238,7 +236,7 @@ _ESC10 = (
         n_frames=84,
         channels=(32, 64, 64),
         prototypes_per_class=5,
-        poolings=((2, 2), (2, 42)),
+        timeless=True,
     ),
     Recipe(
         epochs=100,

@@ -86,7 +86,7 @@ class Course:
             workspace=workspace,
             progress=progress,
         )
-        best = AudioPrototypeNetwork.of_state(result.state_dict, network.poolings)
+        best = AudioPrototypeNetwork.of_state(result.state_dict, n_frames=network.n_frames)
         trained = TrainedAPNet(best, *self.scaler, self.labels, result.epoch, result.curves)
         windows, clip_ids = labelled_windows(clips, front_end, self.configuration, self.device)
         teach_decoder(

@@ -44,7 +44,7 @@ class APNet:
     Raises
     ------
     ConfigurationError
-        A name is unknown, a value out of range, or the poolings do not divide the map.
+        A name is unknown, a value out of range, or the map does not divide by four.
 
     Notes
     -----
@@ -151,9 +151,8 @@ class APNet:
 
     def restore(self, state: Mapping[str, Tensor], labels: Sequence[str]) -> Self:
         """Take up what was learnt."""
-        wanted = self.configuration
-        trained = TrainedAPNet.of_tensors(state, labels, wanted.poolings)
-        sizes = trained.network.sizes
+        trained = TrainedAPNet.of_tensors(state, labels)
+        sizes, wanted = trained.network.sizes, self.configuration
         if (sizes.n_bands, sizes.n_frames) != (wanted.n_mels, wanted.n_frames):
             raise CheckpointError(
                 f"This network hears {sizes.n_bands} bands x {sizes.n_frames} frames, not {wanted.n_mels} x "
@@ -192,18 +191,15 @@ class APNet:
     def _explain(self, own: PrototypeClassifier, batch: Batch, target: Tensor) -> Explanation:
         features = own.classifier.features(batch.waveforms)
         reasoned = own.reason(features, target)
-
-        def on_features(cells: Tensor) -> Relevance:
-            return Relevance(own.map_of(cells, reasoned.places, features.shape[-1]).float(), "features")
-
+        whole = own.map_of(reasoned.cells.sum(2), features)
         return Explanation(
             target,
-            relevance=on_features(reasoned.cells.sum(2)),
+            relevance=Relevance(whole.float(), "features"),
             parts=Parts(
                 names=self._names(own),
                 weights=reasoned.contributions.sum(2).float(),
                 selected=torch.ones(reasoned.contributions.shape[:2], dtype=torch.bool, device=target.device),
-                map=lambda number: on_features(reasoned.cells[:, :, number]),
+                map=lambda number: Relevance(own.map_of(reasoned.cells[:, :, number], features).float(), "features"),
             ),
             examples=self._examples(own, reasoned, batch),
             diagnostics={

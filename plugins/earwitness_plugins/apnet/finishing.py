@@ -54,7 +54,7 @@ def teach_decoder(
         total = 0.0
         for rows in torch.split(torch.randperm(len(windows), generator=generator), _CHUNK):
             features = windows[rows.to(windows.device)]
-            encoding = network.encoder.with_masks(features)
+            encoding = network.encoder.encode(features)
             loss = functional.mse_loss(decoder(encoding.latent, encoding.masks), features)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -32,8 +32,6 @@ class Reasoned:
         Of each window.
     cells : Tensor (B, P, M, F', T')
         Relevance to the target.
-    places : Tensor (B, P, F, W)
-        Where in its window each cell was heard.
     similarities, contributions : Tensor (B, M, F')
     weighted : Tensor (B, M)
         Ŝ.
@@ -42,7 +40,6 @@ class Reasoned:
 
     logits: Tensor
     cells: Tensor
-    places: Tensor
     similarities: Tensor
     contributions: Tensor
     weighted: Tensor
@@ -125,16 +122,15 @@ class PrototypeClassifier:
         return Reasoned(
             logits=logits,
             cells=cells * shares[:, :, None, None, None],
-            places=by_row(found.places),
             similarities=over_windows(found.similarities),
             contributions=over_windows(found.contributions_to(targets)),
             weighted=over_windows(found.weighted),
             closest=by_row(found.closest).amax(1),
         )
 
-    def map_of(self, cells: Tensor, places: Tensor, n_frames: int) -> Tensor:
-        """Cells (B, P, F', T') of the windows, by their places, on features (B, F, N); the sum stays what it is."""
-        return self.windows.overlap_add(on_features(cells, places), n_frames)
+    def map_of(self, cells: Tensor, features: Tensor) -> Tensor:
+        """Cells (B, P, F', T') of the windows on the features (B, M, N); the sum stays what it is."""
+        return self.windows.overlap_add(on_features(cells), features.shape[-1])
 
     def gap(self, reasoned: Reasoned, features: Tensor) -> Tensor:
         """How far the log probabilities that the contributions sum to are from the classifier's: (B,).
@@ -155,6 +151,5 @@ class PrototypeClassifier:
         return gap
 
     def band_frequencies(self, n_samples: int) -> Tensor:
-        """Middle of each latent band, which stands for several mel bands: (F',), float64, in Hz."""
-        n_bands = self.network.sizes.latent[1]
-        return self.front_end.grid(n_samples).frequencies_hz.reshape(n_bands, -1).mean(1)
+        """Middle of each latent band, which stands for four mel bands: (F',), float64, in Hz."""
+        return self.front_end.grid(n_samples).frequencies_hz.reshape(-1, 4).mean(1)

@@ -1,7 +1,6 @@
 """The audio prototype network: autoencoder, prototype layer, weighted sum, classifier without bias.
 
-N rows, F bands and T frames of the input, F', T' and C of the latent map (F/4 and T/4 as published: two poolings halve
-both axes), M prototypes, K classes.
+N rows, F bands and T frames of the input, F' = F/4, T' = T/4 and C of the latent map, M prototypes, K classes.
 Frequency before time, channels before both; the paper has time first and channels last.
 
 References
@@ -13,7 +12,7 @@ a mask, and ties give several ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +21,6 @@ from torch.nn import functional
 
 from earwitness.errors import AudioError, ClassifierError, ConfigurationError
 
-Poolings = tuple[tuple[int, int], tuple[int, int]]
-POOLINGS: Poolings = ((2, 2), (2, 2))
-"""Bands and frames of the two max poolings, as published."""
 KERNEL = 5
 SLOPE = 0.3  # of LeakyReLU below zero: Keras' default, which the published networks were trained with
 
@@ -38,16 +34,17 @@ class Sizes:
     n_classes, n_prototypes : int
         K and M.
     n_bands, n_frames : int
-        F and T of the input, each a multiple of what the poolings take together.
+        F and T of the input, each a multiple of four: two poolings halve both axes.
     channels : tuple of three int
         Filters of the encoder's convolutions; the last is C.
-    poolings : ((int, int), (int, int))
-        Bands and frames of the encoder's two max poolings.
+    timeless : bool
+        Prototypes have one frame, and are compared with what the encoder makes of the maxima over time: it does not
+        matter when a sound comes. As published they have T'.
 
     Raises
     ------
     ConfigurationError
-        A number is not positive, or the poolings do not divide the map.
+        A number is not positive, or the map does not divide by four.
     """
 
     n_classes: int
@@ -55,38 +52,35 @@ class Sizes:
     n_bands: int
     n_frames: int
     channels: tuple[int, int, int]
-    poolings: Poolings = POOLINGS
+    timeless: bool = False
 
     def __post_init__(self) -> None:
         if len(self.channels) != 3:
             raise ConfigurationError(f"The encoder has three convolutions, got the channels {self.channels}.")
         if min(self.n_classes, self.n_prototypes, *self.channels) < 1:
             raise ConfigurationError(f"Classes, prototypes and channels must be positive, got {self}.")
-        check_divides(self.n_bands, self.n_frames, self.poolings)
+        check_divides_by_four(self.n_bands, self.n_frames)
 
     @property
     def latent(self) -> tuple[int, int, int]:
         """(C, F', T')."""
-        bands, frames = cell_size(self.poolings)
-        return self.channels[2], self.n_bands // bands, self.n_frames // frames
+        return self.channels[2], self.n_bands // 4, self.n_frames // 4
+
+    @property
+    def prototype(self) -> tuple[int, int, int]:
+        """(C, F', T''), with 1 for T'' where prototypes are timeless, else T'."""
+        channels, n_bands, n_frames = self.latent
+        return channels, n_bands, 1 if self.timeless else n_frames
 
 
-def cell_size(poolings: Poolings) -> tuple[int, int]:
-    """Bands and frames of the input in one cell of the latent map."""
-    (bands, frames), (more_bands, more_frames) = poolings
-    return bands * more_bands, frames * more_frames
-
-
-def check_divides(n_bands: int, n_frames: int, poolings: Poolings) -> None:
-    """Raise ConfigurationError unless the poolings divide both axes."""
-    if [len(each) for each in poolings] != [2, 2] or min(min(each) for each in poolings) < 1:
-        raise ConfigurationError(f"Poolings are two pairs of bands and frames, such as {POOLINGS}; got {poolings}.")
-    for what, size, cell in zip(("bands", "frames"), (n_bands, n_frames), cell_size(poolings), strict=True):
-        if size < cell or size % cell:
-            near = max(cell, size - size % cell)
+def check_divides_by_four(n_bands: int, n_frames: int) -> None:
+    """Raise ConfigurationError unless both axes are positive multiples of four."""
+    for what, size in (("bands", n_bands), ("frames", n_frames)):
+        if size < 4 or size % 4:
+            near = max(4, size - size % 4)
             raise ConfigurationError(
-                f"An input of {size} {what} does not divide by {cell}, which two poolings make one of. Take {near} or "
-                f"{near + cell} {what}."
+                f"An input of {size} {what} does not divide by four, but two poolings halve it twice. Take {near} or "
+                f"{near + 4} {what}."
             )
 
 
@@ -98,48 +92,57 @@ class Encoding:
     ----------
     latent : Tensor (N, C, F', T')
         Z; behind a LeakyReLU, so unbounded.
-    masks : tuple of two Tensor, bool
-        Where the values of a pool, (N, C0, F, T) and (N, C1, …), reached their maximum; ties are all true.
-    pooled : tuple of two Tensor
-        The maxima.
+    compared : Tensor (N, C, F', T'')
+        What is compared with prototypes: Z, or its timeless counterpart.
+    before : Tensor (N, C1, F', T')
+        What the last convolution takes in.
+    masks : (Tensor (N, C0, F, T), Tensor (N, C1, F/2, T/2)), bool
+        Where each cell of a 2 x 2 pool reached its maximum; ties are all true.
     """
 
     latent: Tensor
+    compared: Tensor
+    before: Tensor
     masks: tuple[Tensor, Tensor]
-    pooled: tuple[Tensor, Tensor]
 
 
 class Encoder(nn.Module):
-    """Three convolutions with LeakyReLU, the first two with max pooling."""
+    """Three convolutions with LeakyReLU, the first two with 2 x 2 max pooling."""
 
-    def __init__(self, channels: tuple[int, int, int], poolings: Poolings = POOLINGS) -> None:
+    def __init__(self, channels: tuple[int, int, int], *, timeless: bool = False) -> None:
         super().__init__()
         first, second, third = channels
+        self.timeless = timeless
         self.conv1 = nn.Conv2d(1, first, KERNEL, padding=KERNEL // 2)
         self.leaky1 = nn.LeakyReLU(SLOPE)
-        self.pool1 = nn.MaxPool2d(poolings[0])
+        self.pool1 = nn.MaxPool2d(2)
         self.conv2 = nn.Conv2d(first, second, KERNEL, padding=KERNEL // 2)
         self.leaky2 = nn.LeakyReLU(SLOPE)
-        self.pool2 = nn.MaxPool2d(poolings[1])
+        self.pool2 = nn.MaxPool2d(2)
         self.conv3 = nn.Conv2d(second, third, KERNEL, padding=KERNEL // 2)
         self.leaky3 = nn.LeakyReLU(SLOPE)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, 1, F, T) to the latent map (N, C, F', T')."""
-        return self._maps(features)[-1]
+        """Features (N, 1, F, T) to what is compared with prototypes, (N, C, F', T'')."""
+        before = self._maps(features)[-1]
+        return self._last(before.amax(3, keepdim=True) if self.timeless else before)
 
-    def with_masks(self, features: Tensor) -> Encoding:
-        """The same, with the masks of its poolings kept."""
-        first, pooled, second, pooled_again, latent = self._maps(features)
-        masks = pooling_mask(first, pooled), pooling_mask(second, pooled_again)
-        return Encoding(latent, masks, (pooled, pooled_again))
+    def encode(self, features: Tensor) -> Encoding:
+        """The same, with all that a decoder needs."""
+        first, pooled, second, before = self._maps(features)
+        latent = self._last(before)
+        compared = self._last(before.amax(3, keepdim=True)) if self.timeless else latent
+        return Encoding(latent, compared, before, (pooling_mask(first, pooled), pooling_mask(second, before)))
 
-    def _maps(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _maps(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         first = self.leaky1(self.conv1(features))
         pooled = self.pool1(first)
         second = self.leaky2(self.conv2(pooled))
-        pooled_again = self.pool2(second)
-        return first, pooled, second, pooled_again, self.leaky3(self.conv3(pooled_again))
+        return first, pooled, second, self.pool2(second)
+
+    def _last(self, before: Tensor) -> Tensor:
+        latent: Tensor = self.leaky3(self.conv3(before))
+        return latent
 
 
 class Decoder(nn.Module):
@@ -189,8 +192,8 @@ class AudioPrototypeNetwork(nn.Module):
 
     Attributes
     ----------
-    prototypes : Parameter (M, C, F', T')
-        P, in the latent space.
+    prototypes : Parameter (M, C, F', T'')
+        P, in the latent space; T'' is T', or 1 where they are timeless.
     frequency_weights : Parameter (M, F')
         H, the weighted sum's.
     class_weights : Parameter (M, K)
@@ -199,16 +202,18 @@ class AudioPrototypeNetwork(nn.Module):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.poolings = sizes.poolings
-        self.encoder = Encoder(sizes.channels, sizes.poolings)
+        self.encoder = Encoder(sizes.channels, timeless=sizes.timeless)
         self.decoder = Decoder(sizes.channels)
-        self.prototypes = nn.Parameter(torch.zeros(sizes.n_prototypes, *sizes.latent))
+        self.n_frames = sizes.n_frames
+        self.prototypes = nn.Parameter(torch.zeros(sizes.n_prototypes, *sizes.prototype))
         self.frequency_weights = nn.Parameter(torch.zeros(sizes.n_prototypes, sizes.latent[1]))
         self.class_weights = nn.Parameter(torch.zeros(sizes.n_prototypes, sizes.n_classes))
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Tensor], poolings: Poolings = POOLINGS) -> AudioPrototypeNetwork:
-        """The network, of any size, that a state dict belongs to; no weight tells how it pools.
+    def of_state(cls, state: Mapping[str, Tensor], *, n_frames: int | None = None) -> AudioPrototypeNetwork:
+        """The network, of any size, that a state dict belongs to.
+
+        Timeless prototypes do not say how many frames a window has, so ``n_frames`` must.
 
         Raises
         ------
@@ -217,15 +222,15 @@ class AudioPrototypeNetwork(nn.Module):
         """
         try:
             channels = tuple(len(state[f"encoder.conv{number}.weight"]) for number in (1, 2, 3))
-            n_prototypes, _, *latent = state["prototypes"].shape
-            n_bands, n_frames = _map_of(latent, poolings)
+            n_prototypes, _, n_bands, own_frames = state["prototypes"].shape
+            n_frames = 4 * own_frames if n_frames is None else n_frames
             sizes = Sizes(
                 n_classes=state["class_weights"].shape[1],
                 n_prototypes=n_prototypes,
-                n_bands=n_bands,
+                n_bands=4 * n_bands,
                 n_frames=n_frames,
                 channels=channels,  # type: ignore[arg-type]
-                poolings=poolings,
+                timeless=own_frames == 1 < n_frames // 4,
             )
             network = cls(sizes)
             network.load_state_dict(dict(state))
@@ -239,15 +244,14 @@ class AudioPrototypeNetwork(nn.Module):
     @property
     def sizes(self) -> Sizes:
         """How large the network is."""
-        n_prototypes, channels, *latent = self.prototypes.shape
-        n_bands, n_frames = _map_of(latent, self.poolings)
+        n_prototypes, channels, n_bands, _ = self.prototypes.shape
         return Sizes(
             n_classes=self.class_weights.shape[1],
             n_prototypes=n_prototypes,
-            n_bands=n_bands,
-            n_frames=n_frames,
+            n_bands=4 * n_bands,
+            n_frames=self.n_frames,
             channels=(self.encoder.conv1.out_channels, self.encoder.conv2.out_channels, channels),
-            poolings=self.poolings,
+            timeless=self.encoder.timeless,
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -264,20 +268,27 @@ class AudioPrototypeNetwork(nn.Module):
     def outputs(self, features: Tensor) -> Output:
         """All three outputs of a training step."""
         self._check(features)
-        encoding = self.encoder.with_masks(features)
-        distances = self.distances(encoding.latent)
+        encoding = self.encoder.encode(features)
+        distances = self.distances(encoding.compared)
         reconstruction = self.decoder(encoding.latent, encoding.masks)
         return Output(self.logits_of(similarity(distances)), reconstruction, distances)
 
-    def distances(self, latent: Tensor) -> Tensor:
-        """D_ij[f] = Σ_t,c (Z_i - P_j)² (inside Eq. 6): latent maps (N, C, F', T') to (N, M, F'), >= 0.
+    def with_time_of(self, other: Encoding) -> Tensor:
+        """The prototypes as latent maps (M, C, F', T'), decoded with the masks of others, one each.
+
+        A timeless prototype takes the course over time of the other, moved by how far the two are apart.
+        """
+        return self.prototypes + (other.latent - other.compared)
+
+    def distances(self, compared: Tensor) -> Tensor:
+        """D_ij[f] = Σ_t,c (Z_i - P_j)² (inside Eq. 6): what is compared, (N, C, F', T''), to (N, M, F'), >= 0.
 
         Multiplied out in float64, because the differences of all pairs would not fit into memory: exact to 1e-12.
         """
-        z, p = _by_band(latent), _by_band(self.prototypes)  # (F', N, TC), (F', M, TC)
+        z, p = _by_band(compared), _by_band(self.prototypes)  # (F', N, TC), (F', M, TC)
         products = z @ p.transpose(1, 2)
         squared = z.square().sum(2)[:, :, None] + p.square().sum(2)[:, None] - 2 * products
-        return squared.clamp_min(0).permute(1, 2, 0).to(latent.dtype)
+        return squared.clamp_min(0).permute(1, 2, 0).to(compared.dtype)
 
     def weighted(self, similarities: Tensor) -> Tensor:
         """Ŝ_ij = Σ_f H_j[f] S_ij[f] (Eq. 7): similarities (N, M, F') to (N, M)."""
@@ -288,7 +299,7 @@ class AudioPrototypeNetwork(nn.Module):
         return self.weighted(similarities) @ self.class_weights
 
     def _check(self, features: Tensor) -> None:
-        n_bands, n_frames = _map_of(self.prototypes.shape[2:], self.poolings)
+        n_bands, n_frames = 4 * self.prototypes.shape[2], self.n_frames
         if features.ndim != 4 or tuple(features.shape[1:]) != (1, n_bands, n_frames):
             raise ClassifierError(
                 f"This audio prototype network takes maps of shape (N, 1, {n_bands}, {n_frames}), got "
@@ -330,27 +341,16 @@ def check_distances(distances: Tensor, features: Tensor) -> None:
 
 
 def pooling_mask(values: Tensor, pooled: Tensor) -> Tensor:
-    """Where ``values`` (N, C, F, T) reach the maxima of their pools, (N, C, F'', T''); ties are all true."""
+    """Where ``values`` (N, C, F, T) reach the maximum of their 2 x 2 pool, (N, C, F/2, T/2); ties are all true."""
     with torch.no_grad():
-        return values >= enlarged(pooled, values.shape[2:])
+        return values >= functional.interpolate(pooled, scale_factor=2.0, mode="nearest")
 
 
 def unpool(values: Tensor, mask: Tensor) -> Tensor:
-    """Each cell of ``values`` (N, C, F'', T''), copied to where its pool had its maximum; zero elsewhere."""
-    return enlarged(values, mask.shape[2:]) * mask
-
-
-def enlarged(values: Tensor, size: Sequence[int]) -> Tensor:
-    """Each cell of ``values`` (N, C, …, …) repeated until there are ``size``, a multiple of what there is."""
-    return functional.interpolate(values, size=tuple(size), mode="nearest")
-
-
-def _map_of(latent: Sequence[int], poolings: Poolings) -> tuple[int, int]:
-    """(F, T) of the input, from (F', T')."""
-    bands, frames = cell_size(poolings)
-    return bands * latent[0], frames * latent[1]
+    """Each cell of ``values`` (N, C, F/2, T/2), copied to where its pool had its maximum; zero elsewhere."""
+    return functional.interpolate(values, scale_factor=2.0, mode="nearest") * mask
 
 
 def _by_band(maps: Tensor) -> Tensor:
-    """(N, C, F', T') -> (F', N, C·T'), float64."""
+    """(N, C, F', T'') -> (F', N, C·T''), float64."""
     return maps.double().permute(2, 0, 1, 3).flatten(2)

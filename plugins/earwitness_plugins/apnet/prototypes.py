@@ -126,24 +126,20 @@ def decode_prototypes(network: AudioPrototypeNetwork, windows: Tensor) -> Tensor
     ----------
     network : AudioPrototypeNetwork
     windows : Tensor (M, 1, F, T)
-        Of which the pooling masks are taken: each prototype's nearest.
+        Each prototype's nearest: its pooling masks are taken, and, where prototypes are timeless, its course over time.
 
     Returns
     -------
     Tensor (M, 1, F, T), in (-1, 1)
     """
-    device = network.prototypes.device
-    decoded = [
-        network.decoder(latents, network.encoder.with_masks(chunk.to(device)).masks)
-        for latents, chunk in zip(_chunks(network.prototypes), _chunks(windows), strict=True)
-    ]
-    return torch.cat(decoded)
+    nearest = network.encoder.encode(windows.to(network.prototypes.device))
+    return network.decoder(network.with_time_of(nearest), nearest.masks)
 
 
 @torch.no_grad()
 def reconstructed(network: AudioPrototypeNetwork, windows: Tensor) -> Tensor:
     """Windows (N, 1, F, T) through encoder and decoder: (N, 1, F, T), in (-1, 1)."""
-    encodings = (network.encoder.with_masks(chunk.to(network.prototypes.device)) for chunk in _chunks(windows))
+    encodings = (network.encoder.encode(chunk.to(network.prototypes.device)) for chunk in _chunks(windows))
     return torch.cat([network.decoder(encoding.latent, encoding.masks) for encoding in encodings])
 
 

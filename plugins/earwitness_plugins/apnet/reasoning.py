@@ -13,8 +13,8 @@ This is exact, and it is what integrated gradients give along the straight way b
 band have the same gradient at every point of it): no sampling, no network in between. A cell that sounds like the
 prototype's is evidence, a sound where the prototype has none is counter-evidence, and common silence is nothing.
 
-A cell of the latent map stands for as many bands and frames as two poolings made one of. Where in them it was heard,
-the poolings know: a maximum is from somewhere. See :func:`whereabouts`.
+A timeless prototype is compared with what comes of the maxima over time. There is one cell for all of a band, and its
+evidence lies where those maxima are; see :func:`whereabouts`.
 
 R windows, M prototypes, K classes, F' bands and T' frames of the latent map.
 """
@@ -27,13 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from earwitness_plugins.apnet.network import (
-    AudioPrototypeNetwork,
-    Encoding,
-    check_distances,
-    enlarged,
-    similarity,
-)
+from earwitness_plugins.apnet.network import KERNEL, AudioPrototypeNetwork, check_distances, similarity
 
 CLOSE = 0.01
 """A window in which no prototype reaches this similarity in any band is like none of them. With the authors' weights
@@ -50,8 +44,6 @@ class Reasoning:
         S, in [0, 1].
     evidence : Tensor (R, M, F', T')
         What each cell adds to S: sums over time to S - S⁰.
-    places : Tensor (R, F, T)
-        What share of its cell's evidence is from here; see :func:`whereabouts`.
     frequency_weights : Tensor (M, F')
         H.
     class_weights : Tensor (M, K)
@@ -60,7 +52,6 @@ class Reasoning:
 
     similarities: Tensor
     evidence: Tensor
-    places: Tensor
     frequency_weights: Tensor
     class_weights: Tensor
 
@@ -112,16 +103,18 @@ def reason(network: AudioPrototypeNetwork, windows: Tensor, silence: Tensor) -> 
     AudioError, ClassifierError
         Distances are NaN; see :func:`~.network.check_distances`.
     """
-    found, nothing = network.encoder.with_masks(windows), network.encoder.with_masks(silence)
-    heard, silent = (cell_distances(each.latent, network.prototypes) for each in (found, nothing))
+    found, nothing = network.encoder.encode(windows), network.encoder.encode(silence)
+    heard, silent = (cell_distances(each.compared, network.prototypes) for each in (found, nothing))
     for distances, features in ((heard, windows), (silent, silence)):
         check_distances(distances, features)
     total, total_silent = heard.sum(3), silent.sum(3)
     slope = mean_similarity(total, total_silent)
+    evidence = (silent - heard) * slope[..., None]
+    if network.sizes.timeless:
+        evidence = evidence * whereabouts(found.before, nothing.before)[:, None]
     return Reasoning(
         similarities=similarity(total),
-        evidence=(silent - heard) * slope[..., None],
-        places=whereabouts(found, nothing),
+        evidence=evidence,
         frequency_weights=network.frequency_weights.double(),
         class_weights=network.class_weights.double(),
     )
@@ -134,6 +127,31 @@ def cell_distances(latent: Tensor, prototypes: Tensor) -> Tensor:
     return squared.clamp_min(0).permute(2, 3, 0, 1)
 
 
+def whereabouts(heard: Tensor, silent: Tensor) -> Tensor:
+    """When the maxima over time were heard that timeless prototypes are compared with.
+
+    All channels count of the bands that the last convolution makes one of, each by how far its maximum is from that of
+    silence; equal maxima share. Where nothing is other than in silence, all frames are alike.
+
+    Parameters
+    ----------
+    heard, silent : Tensor (R, C, F', T')
+        What goes into the last convolution, of windows and of silence.
+
+    Returns
+    -------
+    Tensor (R, F', T'), float64
+        Sums to 1 over time.
+    """
+    highest = heard.amax(3, keepdim=True)
+    maxima = (heard == highest).double()
+    apart = (highest - silent.amax(3, keepdim=True)).abs().double()
+    by_band = (apart * maxima / maxima.sum(3, keepdim=True)).sum(1)
+    seen = functional.avg_pool2d(by_band, (KERNEL, 1), stride=1, padding=(KERNEL // 2, 0))
+    total = seen.sum(2, keepdim=True)
+    return torch.where(total > 0, seen / torch.where(total > 0, total, 1), 1 / seen.shape[2])
+
+
 def mean_similarity(distances: Tensor, silent: Tensor) -> Tensor:
     """Logarithmic mean of exp(-distances) and exp(-silent), the mean of S along the straight way between the two."""
     difference = (silent - distances).abs()
@@ -142,35 +160,9 @@ def mean_similarity(distances: Tensor, silent: Tensor) -> Tensor:
     return larger * torch.where(difference > 0, shape, 1)
 
 
-def whereabouts(heard: Encoding, silent: Encoding) -> Tensor:
-    """Where in the features a cell of the latent map was heard: Tensor (R, F, T), float64, sums to 1 over each cell.
+def on_features(cells: Tensor) -> Tensor:
+    """Maps (..., F', T') of the latent space on the features (..., F, T): each cell shared out over its 4 x 4.
 
-    Each pool is shared out over the places of its maxima: each channel counts by how far its maximum is from that of
-    silence, and ties share. The two poolings are multiplied. Where nothing is other than in silence, all places are
-    alike. What a place sees around is wider, by the convolutions.
-
-    Parameters
-    ----------
-    heard, silent : Encoding
-        Of windows, and of the silence that each is compared with.
+    The two poolings put them there. What a cell sees around is wider, by the convolutions.
     """
-    first, second = (
-        _shares(mask, (a - b).abs()) for mask, a, b in zip(heard.masks, heard.pooled, silent.pooled, strict=True)
-    )
-    return first * enlarged(second[:, None], first.shape[1:])[:, 0]
-
-
-def _shares(mask: Tensor, weight: Tensor) -> Tensor:
-    """Where pools (mask (R, C, F, T), of weight (R, C, F', T')) have their maxima: (R, F, T), sums to 1 over a pool."""
-    weight = weight.double()
-    total = weight.sum(1, keepdim=True)
-    weight = torch.where(total > 0, weight / torch.where(total > 0, total, 1), 1 / weight.shape[1])
-    size = (mask.shape[2] // weight.shape[2], mask.shape[3] // weight.shape[3])
-    ties = functional.avg_pool2d(mask.double(), size) * size[0] * size[1]
-    return (mask * enlarged(weight / ties, mask.shape[2:])).sum(1)
-
-
-def on_features(cells: Tensor, places: Tensor) -> Tensor:
-    """Maps (..., F', T') of the latent space on the features, by ``places`` (..., F, T): sums stay what they are."""
-    bands, frames = (places.shape[axis] // cells.shape[axis] for axis in (-2, -1))
-    return cells.repeat_interleave(bands, dim=-2).repeat_interleave(frames, dim=-1) * places
+    return cells.repeat_interleave(4, dim=-2).repeat_interleave(4, dim=-1) / 16

@@ -27,7 +27,7 @@ class PrototypeSet:
 
     Attributes
     ----------
-    latents : Tensor (M, C, F', T')
+    latents : Tensor (M, C, F', T'')
         P.
     frequency_weights : Tensor (M, F')
         H.
@@ -227,7 +227,7 @@ def without_channels(
     for name in ("encoder.conv3.weight", "encoder.conv3.bias", "decoder.deconv1.weight"):
         state[name] = state[name][kept]
     state["prototypes"] = state["prototypes"][:, kept]
-    pruned = AudioPrototypeNetwork.of_state(state, network.poolings)
+    pruned = AudioPrototypeNetwork.of_state(state, n_frames=network.n_frames)
     if decoder == "anew":
         _start_anew(pruned.decoder, generator)
     return pruned.to(network.prototypes.device)
@@ -285,7 +285,7 @@ def add_prototype(prototypes: PrototypeSet, latent: Tensor, label: int) -> Proto
     Parameters
     ----------
     prototypes : PrototypeSet
-    latent : Tensor (C, F', T')
+    latent : Tensor (C, F', T'')
     label : int
         In [0, K).
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from earwitness.classifier import AudioClassifier
 from earwitness.errors import CheckpointError, ClassifierError
 from earwitness_plugins.apnet.configuration import Configuration
-from earwitness_plugins.apnet.network import POOLINGS, AudioPrototypeNetwork, Poolings
+from earwitness_plugins.apnet.network import AudioPrototypeNetwork
 from earwitness_plugins.apnet.prototypes import (
     Neighbour,
     classes_of_latents,
@@ -171,10 +171,8 @@ class TrainedAPNet:
         }
 
     @classmethod
-    def of_tensors(
-        cls, tensors: Mapping[str, Tensor], labels: Sequence[str], poolings: Poolings = POOLINGS
-    ) -> TrainedAPNet:
-        """The inverse of :meth:`tensors`, for a network that pools like this.
+    def of_tensors(cls, tensors: Mapping[str, Tensor], labels: Sequence[str]) -> TrainedAPNet:
+        """The inverse of :meth:`tensors`.
 
         Raises
         ------
@@ -183,9 +181,9 @@ class TrainedAPNet:
         """
         try:
             state = {name.removeprefix(_NETWORK): t for name, t in tensors.items() if name.startswith(_NETWORK)}
-            network = AudioPrototypeNetwork.of_state(state, poolings)
             document = json.loads(bytes(tensors["document"].tolist()))
             parts = {name: tensors[f"prototypes/{name}"] for name in ("classes", "features", "sounds")}
+            network = AudioPrototypeNetwork.of_state(state, n_frames=parts["features"].shape[-1])
             nearest = tuple(tuple(Neighbour(*neighbour) for neighbour in row) for row in document["nearest"])
             gallery = Gallery(nearest=nearest, **parts)
             low, high = tensors["scaler"].tolist()

@@ -200,9 +200,10 @@ class Workshop:
 
     def steps(self) -> Iterator[Step]:
         """The network as it was trained, and after each edit."""
+        labels = self.trained.labels
         for number, edit in enumerate((None, *self.history.edits)):
             now = number == len(self.history.edits)
-            trained = self.trained if now else self._trained_of(number)
+            trained = self.trained if now else TrainedAPNet.of_tensors(self._state(number), labels)
             yield Step(number, edit, trained)
 
     def clips(self) -> dict[str, Tensor]:
@@ -226,7 +227,7 @@ class Workshop:
         last = trainings[-1] if trainings else 0
         if last == len(self.history.edits):
             return Draft.of(self.trained)
-        settled = Draft.of(self._trained_of(last)).settled
+        settled = Draft.of(TrainedAPNet.of_tensors(self._state(last), self.trained.labels)).settled
         return Draft(self.trained, settled)
 
     def _path(self, number: int) -> Path:
@@ -237,9 +238,6 @@ class Workshop:
         if not path.is_file() or _sha256(path) != self._sums[number]:
             raise CheckpointError(f"{path} is missing or damaged: its checksum does not match. Fit again.")
         return load_tensors(path)[0]
-
-    def _trained_of(self, number: int) -> TrainedAPNet:
-        return TrainedAPNet.of_tensors(self._state(number), self.trained.labels, self.apnet.configuration.poolings)
 
     def _keep_first(self) -> None:
         if len(self._sums) == 1:
