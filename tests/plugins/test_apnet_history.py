@@ -154,7 +154,7 @@ def test_leaving_out_channels_makes_the_network_smaller_and_keeps_the_sounds() -
 EDITS: tuple[Edit, ...] = (
     Delete(3),
     Add("clip", 1),
-    Prune("code"),
+    Prune("code", 0.3),
     Rebalance(),
     PruneChannels(1, "code", "anew", 4),
     Retrain(20, 0.001, 7, "data", "other"),

@@ -207,7 +207,7 @@ def test_pruning_is_recorded_with_its_rule(net: Path) -> None:
     for rule in ("code", "paper"):
         said = done("prune", net, "--rule", rule)
         assert said["after"]["prototypes"] == 4
-        assert done("history", net)["edits"][-1] == {"edit": "prune", "rule": rule}
+        assert done("history", net)["edits"][-1] == {"edit": "prune", "rule": rule, "closeness": 0.5}
         done("undo", net)
 
 

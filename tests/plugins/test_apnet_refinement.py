@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from earwitness_plugins.apnet.prototypes import classes_of_latents
 from earwitness_plugins.apnet.published import state_of_published
 from earwitness_plugins.apnet.refinement import (
     PrototypeSet,
+    Rule,
     add_prototype,
     delete_prototype,
     redundant_channels,
@@ -120,6 +122,20 @@ def test_by_the_code_a_prototype_goes_for_a_neighbour_that_is_gone_already() -> 
     latents = places[:, None, None, None].expand(base.latents.shape)
     line = PrototypeSet(latents, base.frequency_weights, base.class_weights, torch.tensor([0, 0, 0, 1, 2, 1]))
     assert numbers(redundant_prototypes(line)) == [0, 2]
+
+
+@pytest.mark.parametrize("rule", get_args(Rule))
+def test_less_closeness_leaves_fewer_prototypes_out(rule: Rule) -> None:
+    places = torch.tensor([0.0, 1.0, 20.0, 24.0, 60.0, 90.0])
+    base = prototypes()
+    latents = places[:, None, None, None].expand(base.latents.shape)
+    line = PrototypeSet(latents, base.frequency_weights, base.class_weights, torch.tensor([0, 0, 1, 1, 2, 2]))
+    found = [numbers(redundant_prototypes(line, rule, closeness=closeness)) for closeness in (1e-6, 0.01, 1.0)]
+    assert [len(gone) for gone in found] == [1, 2, 3]
+    assert redundant_prototypes(line, rule).equal(redundant_prototypes(line, rule, closeness=0.5))
+    for nonsense in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ConfigurationError, match="Closeness"):
+            redundant_prototypes(line, rule, closeness=nonsense)
 
 
 def test_by_the_paper_one_of_each_close_pair_goes_and_a_class_keeps_its_last() -> None:

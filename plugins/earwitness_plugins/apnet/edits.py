@@ -15,6 +15,7 @@ from torch import Tensor
 from earwitness_plugins.apnet.configuration import Configuration
 from earwitness_plugins.apnet.prototypes import Neighbour, compare, decode_prototypes, sounds_of
 from earwitness_plugins.apnet.refinement import (
+    CLOSENESS,
     DecoderStart,
     PrototypeSet,
     Rule,
@@ -132,16 +133,19 @@ class Prune:
 
     kind: ClassVar[str] = "prune"
     rule: Rule = "code"
+    closeness: float = CLOSENESS
 
     def apply(self, draft: Draft, material: Material) -> Draft:
         """Do it."""
         prototypes, gallery = _parts(draft)
-        rows = (~redundant_prototypes(prototypes, self.rule)).nonzero().flatten()
+        gone = redundant_prototypes(prototypes, self.rule, closeness=self.closeness)
+        rows = (~gone).nonzero().flatten()
         return draft.edited(prototypes.select(rows), gallery.select(rows))
 
     def describe(self, labels: Sequence[str]) -> str:
         """In words."""
-        return f"redundant prototypes left out ({self.rule}'s rule)"
+        closer = "" if self.closeness == CLOSENESS else f", closeness {self.closeness:g}"
+        return f"redundant prototypes left out ({self.rule}'s rule{closer})"
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ def decode_prototypes(network: AudioPrototypeNetwork, windows: Tensor) -> Tensor
     Tensor (M, 1, F, T), in (-1, 1)
     """
     nearest = network.encoder.encode(windows.to(network.prototypes.device))
-    return network.decoder(network.with_time_of(nearest), nearest.masks)
+    decoded: Tensor = network.decoder(network.with_time_of(nearest), nearest.masks)
+    return decoded
 
 
 @torch.no_grad()

@@ -87,23 +87,31 @@ def refine() -> None:
 @refine.command()
 @_FOLDER
 @_RULE
+@click.option(
+    "--closeness",
+    type=click.FloatRange(0, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Less leaves fewer out; see above.",
+)
 @_JSON
-def prune(folder: Path, rule: Any, as_json: bool) -> None:
+def prune(folder: Path, rule: Any, closeness: float, as_json: bool) -> None:
     """Leave out prototypes that are too close to another one.
 
-    Close is a squared distance below its minimum plus half its mean over all pairs. By the code's rule a prototype goes
-    if its nearest neighbour is close and of its class, unless another one went for it before; by the paper's rule one
-    of each close pair goes, of whatever classes. No class loses its last prototype. Of what is left, some pair is the
-    closest again, so giving the command twice leaves out more: look at the accuracy in between.
+    Close is a squared distance below its minimum plus its mean over all pairs times the closeness. By the code's
+    rule a prototype goes if its nearest neighbour is close and of its class, unless another one went for it before;
+    by the paper's rule one of each close pair goes, of whatever classes. No class loses its last prototype. Of what
+    is left, some pair is the closest again, so giving the command twice leaves out more: look at the accuracy in
+    between.
     """
     from earwitness_plugins.apnet.edits import Prune, prototypes_of
     from earwitness_plugins.apnet.refinement import redundant_prototypes
 
     workshop = _workshop(folder)
-    if not bool(redundant_prototypes(prototypes_of(workshop.trained), rule).any()):
+    if not bool(redundant_prototypes(prototypes_of(workshop.trained), rule, closeness=closeness).any()):
         _say(workshop, workshop.trained, None, as_json, "no prototype is redundant")
         return
-    _do(workshop, Prune(rule), as_json)
+    _do(workshop, Prune(rule, closeness), as_json)
 
 
 @refine.command("prune-channels")

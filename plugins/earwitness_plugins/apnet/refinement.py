@@ -81,10 +81,14 @@ def class_sums(prototypes: PrototypeSet) -> Tensor:
 # --- redundancy
 
 
-def redundant_prototypes(prototypes: PrototypeSet, rule: Rule = "code") -> Tensor:
+CLOSENESS = 0.5
+"""Share of the mean distance, added to the smallest, below which prototypes are close (Eq. 12)."""
+
+
+def redundant_prototypes(prototypes: PrototypeSet, rule: Rule = "code", *, closeness: float = CLOSENESS) -> Tensor:
     """Which prototypes are too close to another one.
 
-    Both rules call a pair close when D_jl < min D + mean D / 2 (Eq. 12), D the squared distance (Eq. 11).
+    Both rules call a pair close when D_jl < min D + closeness · mean D (Eq. 12), D the squared distance (Eq. 11).
 
     ``"code"``: the mean is over all M² pairs, each prototype with itself too; one after the other, in the order of
     their classes, looks at its nearest neighbour only, gone or not, and goes if that one is close and of the same
@@ -95,6 +99,8 @@ def redundant_prototypes(prototypes: PrototypeSet, rule: Rule = "code") -> Tenso
     ----------
     prototypes : PrototypeSet
     rule : {"code", "paper"}
+    closeness : float
+        The paper's 0.5; less leaves fewer out.
 
     Returns
     -------
@@ -104,9 +110,11 @@ def redundant_prototypes(prototypes: PrototypeSet, rule: Rule = "code") -> Tenso
     Raises
     ------
     ConfigurationError
-        The rule is unknown.
+        The rule is unknown, or the closeness not a positive number.
     """
     _check_rule(rule)
+    if not 0 < closeness < float("inf"):
+        raise ConfigurationError(f"Closeness is a positive share of the mean distance, such as 0.5; got {closeness}.")
     gone = torch.zeros(len(prototypes), dtype=torch.bool)
     if len(prototypes) < 2:
         return gone
@@ -115,7 +123,7 @@ def redundant_prototypes(prototypes: PrototypeSet, rule: Rule = "code") -> Tenso
     themselves = torch.eye(len(flat), dtype=torch.bool)
     others = distances.masked_fill(themselves, torch.inf)
     mean = distances.mean() if rule == "code" else distances[~themselves].mean()
-    threshold = others.min() + mean / 2
+    threshold = others.min() + closeness * mean
     return (_nearest_first if rule == "code" else _closest_pairs)(others, prototypes.classes.cpu(), threshold)
 
 
