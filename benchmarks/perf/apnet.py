@@ -2,13 +2,15 @@
 
     python benchmarks/perf/apnet.py
 
-Both are the published UrbanSound8K autoencoder on 24 windows of 128 bands x 104 frames (5 s of ESC-10), ten classes,
-one step of the optimiser on cross-entropy and reconstruction. Ours has 50 prototypes, frequency-dependent similarity,
-the prototype loss and the constraint on the weights; the other a linear layer on the latent map.
+Both are the same autoencoder on 24 windows and ten classes, one step of the optimiser on cross-entropy and
+reconstruction: the one published for UrbanSound8K on 128 bands x 104 frames (5 s of ESC-10), and the one for ESC-10
+with its timeless prototypes. Ours has 50 prototypes, frequency-dependent similarity, the prototype loss and the
+constraint on the weights; the other a linear layer on the latent map.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from dataclasses import replace
@@ -18,7 +20,7 @@ from side_by_side import gate, ratios
 from torch import Tensor, nn
 from torch.nn import functional
 
-from earwitness_plugins.apnet.configuration import named
+from earwitness_plugins.apnet.configuration import Configuration, Recipe, named
 from earwitness_plugins.apnet.network import Decoder, Encoder
 from earwitness_plugins.apnet.objective import initialise, losses, normalise_frequency_weights
 from earwitness_plugins.apnet.training import keras_step
@@ -42,13 +44,21 @@ class WithoutPrototypes(nn.Module):
 
 def main() -> int:
     """Print the table; 1 if the bound is missed."""
-    configuration, recipe = named("urbansound8k")
-    configuration = replace(configuration, n_frames=N_FRAMES)
+    of_us8k, us8k_recipe = named("urbansound8k")
+    fast = [
+        measured("urbansound8k", replace(of_us8k, n_frames=N_FRAMES), us8k_recipe),
+        measured("esc10", *named("esc10")),
+    ]
+    return 0 if all(fast) else 1
+
+
+def measured(name: str, configuration: Configuration, recipe: Recipe) -> bool:
+    """Whether one network is fast enough."""
     draw = torch.Generator().manual_seed(0)
     network = configuration.network(N_CLASSES)
     initialise(network, recipe, draw)
-    other = WithoutPrototypes(configuration.channels, network.prototypes[0].numel())
-    features = torch.rand(N_WINDOWS, 1, configuration.n_mels, N_FRAMES, generator=draw) * 2 - 1
+    other = WithoutPrototypes(configuration.channels, math.prod(network.sizes.latent))
+    features = torch.rand(N_WINDOWS, 1, configuration.n_mels, configuration.n_frames, generator=draw) * 2 - 1
     targets = torch.eye(N_CLASSES)[torch.arange(N_WINDOWS) % N_CLASSES]
     optimisers = [torch.optim.Adam(net.parameters()) for net in (network, other)]
 
@@ -65,8 +75,8 @@ def main() -> int:
     started = time.perf_counter()
     with_prototypes()
     seconds = (time.perf_counter() - started) * N_CLIPS / N_WINDOWS
-    gate(f"APNet, ESC-10: seconds for an epoch of {N_CLIPS} clips of 5 s", seconds)
-    return 0 if gate("APNet, training: samples per second, of those without prototypes", median, at_least=0.8) else 1
+    gate(f"APNet, {name}: seconds for an epoch of {N_CLIPS} windows", seconds)
+    return gate(f"APNet, {name}: samples per second while training, of those without prototypes", median, at_least=0.8)
 
 
 def descend(optimiser: torch.optim.Adam, loss: Tensor) -> None:

@@ -135,7 +135,7 @@ def fit(
             f"{classifier.name} ({list(classifier.labels)[:12]})."
         )
     settings = {
-        **_settings(offer, parameters or {}, train, validation, seed),
+        **_settings(offer, explainer, parameters or {}, train, validation, seed),
         "classifier": {"name": classifier.name, "checksum": classifier.checksum},
         "labels": list(classifier.labels),
         "front_end": classifier.front_end.describe(),
@@ -198,7 +198,7 @@ def train(
         raise ConfigurationError(f"{name!r} is no classifier of its own; it explains another one, with `--classifier`.")
     _check_not_empty(name, train)
     settings = {
-        **_settings(offer, parameters or {}, train, validation, seed),
+        **_settings(offer, explainer, parameters or {}, train, validation, seed),
         "classifier": None,
         "labels": list(train.labels),
         "rate": train.rate,
@@ -250,14 +250,28 @@ class _Keep:
         self.workspace.clear()
 
 
+def resolved_settings(offer: Offer[ExplainerSpec], explainer: object, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides what an explainer learns, but for data and seed, as plain values."""
+    own = getattr(explainer, "settings", None)
+    return {
+        "explainer": offer.qualified_name,
+        "parameters": resolved_parameters(offer.spec, parameters),
+        **({} if own is None else {"settings": own}),
+    }
+
+
 def _settings(
-    offer: Offer[ExplainerSpec], parameters: Mapping[str, Any], train: Dataset, validation: Dataset | None, seed: int
+    offer: Offer[ExplainerSpec],
+    explainer: object,
+    parameters: Mapping[str, Any],
+    train: Dataset,
+    validation: Dataset | None,
+    seed: int,
 ) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        "explainer": offer.qualified_name,
+        **resolved_settings(offer, explainer, parameters),
         "version": offer.origin.version,
-        "parameters": resolved_parameters(offer.spec, parameters),
         "train": digest_of_data(train),
         "validation": None if validation is None else digest_of_data(validation),
         "seed": seed,

@@ -48,7 +48,8 @@ class Explainer(Protocol):
 class Fittable(Protocol):
     """An explainer that must be fitted to a classifier first.
 
-    It may say by an attribute ``n_parameters`` how many numbers were fitted, for the leaderboard.
+    It may say by an attribute ``n_parameters`` how many numbers were fitted, for the leaderboard; and by ``settings``,
+    a dict of plain values, what its parameters stand for where a name hides numbers: a fit is known by these too.
     """
 
     def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:

@@ -52,3 +52,21 @@ def test_the_gradient_of_silence_is_zero_and_finite() -> None:
     signal = torch.zeros(1, 32, requires_grad=True)
     (gradient,) = torch.autograd.grad(power_of(spectrum_of_frames(signal, torch.ones(8), 4)).sum(), signal)
     assert gradient.tolist() == [[0.0] * 32]
+
+
+def test_what_is_returned_may_be_changed_in_place() -> None:
+    signal, frames = noise(2, 24).requires_grad_(), noise(2, 4, 8).requires_grad_()
+    for found, leaf in (
+        (spectrum_of_frames(signal, torch.ones(8, dtype=torch.float64), 4), signal),
+        (overlap_add(frames, 4), frames),
+    ):
+        wanted = torch.autograd.grad(3 * found.abs().square().sum(), leaf, retain_graph=True)[0]
+        changed = found.mul_(torch.sqrt(torch.tensor(3.0, dtype=torch.float64))).abs().square().sum()
+        torch.testing.assert_close(torch.autograd.grad(changed, leaf)[0], wanted)
+
+
+def test_the_power_of_a_conjugate_has_the_gradient_of_the_power() -> None:
+    spectrum = torch.complex(noise(2, 5), noise(2, 5, seed=1)).requires_grad_()
+    gradients = [torch.autograd.grad(power_of(each).sum(), spectrum)[0] for each in (spectrum, spectrum.conj())]
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(gradients[0], 2 * spectrum.detach())

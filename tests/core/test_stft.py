@@ -153,6 +153,15 @@ def test_gradients_pass_through_both_ways() -> None:
     assert torch.allclose(waveforms.grad, torch.ones_like(waveforms), atol=1e-5)
 
 
+def test_gradients_pass_after_a_first_use_in_inference_mode() -> None:
+    stft, waveforms = ListeningSTFT(RATE, 96, 24), sound("noise", 300)  # numbers of no other test
+    with torch.inference_mode():
+        stft.inverse(stft.forward(waveforms), 300)
+    waveforms = waveforms.clone().requires_grad_()
+    stft.inverse(stft.forward(waveforms), 300).sum().backward()
+    assert waveforms.grad is not None
+
+
 @pytest.mark.parametrize(("rate", "n_fft"), [(8000, 256), (16000, 512), (22050, 1024), (32000, 1024), (44100, 2048)])
 def test_the_default_has_frames_of_about_40_ms(rate: int, n_fft: int) -> None:
     assert ListeningSTFT.for_rate(rate) == ListeningSTFT(rate, n_fft, n_fft // 4)

@@ -22,7 +22,14 @@ from earwitness.errors import AudioError, CheckpointError, ClassifierError, Conf
 from earwitness.parameters import changed
 from earwitness_plugins.apnet.configuration import PUBLISHED, Recipe, named
 from earwitness_plugins.apnet.front_end import PaddedLogMel, Windows
-from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes, pooling_mask, similarity, unpool
+from earwitness_plugins.apnet.network import (
+    AudioPrototypeNetwork,
+    Sizes,
+    pooling_mask,
+    similarity,
+    unpool,
+    with_time_of,
+)
 from earwitness_plugins.apnet.objective import (
     class_block_weights,
     initialise,
@@ -432,6 +439,7 @@ def test_windows_overlap_and_the_last_ends_with_the_recording(n_frames: int, sta
         (lambda: changed(named("urbansound8k")[0], {"n_frame": 80}, "model"), "Did you mean 'n_frames'"),
         (lambda: changed(named("urbansound8k")[0], {"prototypes_per_class": 0}, "model"), "needs a prototype"),
         (lambda: changed(named("urbansound8k")[0], {"n_mels": "many"}, "model"), "wrong type"),
+        (lambda: changed(named("urbansound8k")[0], {"timeless": "False"}, "model"), "expected True or False"),
         (lambda: changed(Recipe(), 3, "training"), "must be a dict"),
         (lambda: changed(Recipe(), {"prototypes": "dat"}, "training"), "Did you mean 'data'"),
         (lambda: changed(Recipe(), {"augmentation": {"shft": True}}, "training"), "Did you mean 'shift'"),
@@ -485,6 +493,25 @@ def test_a_prototype_that_is_a_recording_is_decoded_as_the_recording(sizes: Size
     assert torch.allclose(decode_prototypes(net, windows), reconstructed(net, windows), atol=1e-5)
     net.prototypes.add_(0.5)
     assert float(decode_prototypes(net, windows).sub(reconstructed(net, windows)).abs().max()) > 0.01
+
+
+def test_each_prototype_is_decoded_with_its_own_window_and_few_at_a_time() -> None:
+    sizes = replace(TIMELESS, n_prototypes=40)
+    net, windows, at_once = network(sizes), maps(40, sizes), []
+    net.encoder.conv1.register_forward_hook(lambda _layer, inputs, _output: at_once.append(len(inputs[0])))
+    decoded = decode_prototypes(net, windows)
+    assert len(decoded) == 40 > 2 * max(at_once)  # memory is bounded, however many there are
+    for j in (0, 17, 39):
+        alone = copy.deepcopy(net)
+        alone.prototypes = torch.nn.Parameter(net.prototypes[j : j + 1])
+        assert torch.allclose(decode_prototypes(alone, windows[j : j + 1]), decoded[j : j + 1], atol=1e-6)
+
+
+def test_a_prototype_with_a_time_of_its_own_takes_none_of_another() -> None:
+    net = network()
+    encoding = net.encoder.encode(maps(5))
+    encoding.latent.fill_(torch.inf)  # it overflowed
+    assert with_time_of(net.prototypes, encoding) is net.prototypes
 
 
 def test_maps_of_another_size_are_refused_with_both_sizes() -> None:

@@ -49,7 +49,7 @@ from earwitness.loading import load_explainer
 from earwitness.protocols import Explainer, Fittable, SelfExplaining
 from earwitness.random import Random
 from earwitness.registry import registry
-from earwitness_plugins.apnet.configuration import Recipe
+from earwitness_plugins.apnet.configuration import CONFIGURATIONS, Recipe
 from earwitness_plugins.apnet.explainer import APNet
 from earwitness_plugins.apnet.finishing import teach_decoder
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork, Sizes
@@ -197,6 +197,20 @@ def test_where_prototypes_are_timeless_evidence_still_follows_the_sound(timeless
         shares.append(float(by_frame[:24].sum() / by_frame.sum()))
     assert shares[0] > 0.7
     assert shares[1] < 0.3
+
+
+def test_a_training_is_known_by_what_the_name_of_its_configuration_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_apnet(tmp_path)
+    base, recipe = CONFIGURATIONS["urbansound8k"]
+    for other in ((replace(base, rate=16000), recipe), (base, replace(recipe, gamma=4.0))):
+        monkeypatch.setitem(CONFIGURATIONS, "urbansound8k", other)
+        if other[0] is base:
+            with pytest.raises(CheckpointError, match=r"holds another fit .*other settings"):
+                train_apnet(tmp_path)
+        else:  # the rate is among the changes, so all is as it was
+            train_apnet(tmp_path)
 
 
 # --- a whole explanation
@@ -568,6 +582,9 @@ def test_damaged_or_foreign_states_are_refused(trained: APNet) -> None:
         APNet(**PARAMETERS).restore({n: t for n, t in state.items() if n != "prototypes/sounds"}, LABELS)
     with pytest.raises(CheckpointError, match="NaN or infinity"):
         APNet(**PARAMETERS).restore({**state, "network/class_weights": torch.full((6, 3), torch.nan)}, LABELS)
+    for features in (torch.zeros(6, 1, 16, 18), torch.tensor(0.0)):
+        with pytest.raises(CheckpointError, match="not the tensors of a trained APNet"):
+            APNet(**PARAMETERS).restore({**state, "prototypes/features": features}, LABELS)
     with pytest.raises(CheckpointError, match="3 classes does not fit 2 labels"):
         APNet(**PARAMETERS).restore(state, LABELS[:2])
     with pytest.raises(CheckpointError, match="16 bands x 16 frames, not 128 x 84"):

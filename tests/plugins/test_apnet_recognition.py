@@ -199,6 +199,7 @@ def test_judges_are_named_on_the_command_line_with_their_parameters(apnet_folder
         (["esc10-cnn"], "knows none of the prototypes' classes"),
         ([judge, judge], "is given twice"),
         (["apnet(weights=x"], "has no closing parenthesis"),
+        (["apnet("], "has no closing parenthesis"),
         (["apnet(heights=x)"], "has no parameter 'heights'"),
         (["nobody"], "nobody"),
     ):

@@ -201,6 +201,19 @@ def test_the_last_convolution_is_the_last_that_runs_and_has_a_time_axis() -> Non
     assert torch.equal(default, relevance(GradCam(layer="second"), classifier_of(HeadFirst()), batch))
 
 
+class OneFrameAtTheEnd(HeadFirst):
+    """Ends in a convolution over maxima over time, with rows but one frame."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = self.first(features).relu().amax(3, keepdim=True)
+        rows = self.second(hidden.expand(-1, -1, -1, 3))
+        return self.head(rows).mean((2, 3))
+
+
+def test_in_patches_a_convolution_with_rows_but_one_frame_is_not_the_last() -> None:
+    assert last_convolution(classifier_of(OneFrameAtTheEnd(), segmenter=patches_of), batch_of()) == "first"
+
+
 def test_the_last_convolution_is_taken_after_its_batch_norm_folded_or_not() -> None:
     classifier = classifier_of()
     for one in (classifier, classifier.prepare()):

@@ -23,7 +23,7 @@ def spectrum_of_frames(signal: Tensor, window: Tensor, hop_length: int) -> Tenso
     signal : Tensor (B, T), float
         T >= L.
     window : Tensor (L,), float
-        L even.
+        L even. No gradient is taken of it.
     hop_length : int
         Samples from one frame to the next.
 
@@ -31,8 +31,8 @@ def spectrum_of_frames(signal: Tensor, window: Tensor, hop_length: int) -> Tenso
     -------
     Tensor (B, F, N), complex
     """
-    spectrum: Tensor = _SpectrumOfFrames.apply(signal, window, hop_length)  # type: ignore[no-untyped-call]
-    return spectrum
+    by_frame: Tensor = _SpectrumOfFrames.apply(signal, window, hop_length)  # type: ignore[no-untyped-call]
+    return by_frame.transpose(1, 2)  # out here, because what a function returns as a view cannot be changed in place
 
 
 def power_of(spectrum: Tensor) -> Tensor:
@@ -43,8 +43,8 @@ def power_of(spectrum: Tensor) -> Tensor:
 
 def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     """Frames (B, N, L), one each hop, summed where they overlap: Tensor (B, at least (N - 1) * hop + L)."""
-    signal: Tensor = _OverlapAdd.apply(frames, hop_length)  # type: ignore[no-untyped-call]
-    return signal
+    by_hop: Tensor = _OverlapAdd.apply(frames, hop_length)  # type: ignore[no-untyped-call]
+    return by_hop.flatten(1)
 
 
 class _SpectrumOfFrames(torch.autograd.Function):
@@ -53,7 +53,7 @@ class _SpectrumOfFrames(torch.autograd.Function):
         ctx.save_for_backward(window)
         ctx.hop_length, ctx.n_samples = hop_length, signal.shape[1]
         spectrum: Tensor = torch.fft.rfft(signal.unfold(1, len(window), hop_length) * window)
-        return spectrum.transpose(1, 2)
+        return spectrum
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -61,7 +61,7 @@ class _SpectrumOfFrames(torch.autograd.Function):
         # Re Σ_k G_k exp(2πikn/L) over the L/2 + 1 bins. An inverse transform counts all but the outer ones twice.
         halves = torch.full((len(window) // 2 + 1,), 0.5, dtype=window.dtype, device=window.device)
         halves[0] = halves[-1] = 1
-        frames = torch.fft.irfft(gradients[0].transpose(1, 2) * halves, n=len(window), norm="forward") * window
+        frames = torch.fft.irfft(gradients[0] * halves, n=len(window), norm="forward") * window
         signal = overlap_add(frames, ctx.hop_length)
         unheard = ctx.n_samples - signal.shape[1]  # behind the last frame
         return functional.pad(signal, (0, unheard)), None, None
@@ -76,7 +76,7 @@ class _Power(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (spectrum,) = ctx.saved_tensors
-        return torch.view_as_complex(torch.view_as_real(spectrum) * (2 * gradients[0])[..., None])
+        return torch.view_as_complex(torch.view_as_real(spectrum.resolve_conj()) * (2 * gradients[0])[..., None])
 
 
 class _OverlapAdd(torch.autograd.Function):
@@ -91,9 +91,9 @@ class _OverlapAdd(torch.autograd.Function):
         added = frames.new_zeros(n_rows, n_frames + n_pieces - 1, hop_length)
         for number in range(n_pieces):
             added[:, number : number + n_frames] += pieces[:, :, number]
-        return added.flatten(1)
+        return added
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         _, n_frames, length = ctx.shape
-        return gradients[0].unfold(1, length, ctx.hop_length)[:, :n_frames], None
+        return gradients[0].flatten(1).unfold(1, length, ctx.hop_length)[:, :n_frames], None

@@ -152,11 +152,13 @@ def _grid(stft: ListeningSTFT, n_samples: int) -> Grid:
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept from there could not serve a gradient later
 def _hann(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.hann_window(length, periodic=True, dtype=dtype, device=device)
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def _envelope(stft: ListeningSTFT, n_samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What the squared windows of all frames sum to at each sample: Tensor (T,)."""
     squared = _hann(stft.n_fft, dtype, device).square().expand(1, stft.n_frames(n_samples), -1)

@@ -96,8 +96,8 @@ def _load_judges(texts: tuple[str, ...]) -> dict[str, AudioClassifier]:
 
     found: dict[str, AudioClassifier] = {}
     for text in texts:
-        name, _, rest = text.strip().partition("(")
-        if text in found or (rest and not rest.endswith(")")):
+        name, opening, rest = text.strip().partition("(")
+        if text in found or (opening and not rest.endswith(")")):
             wrong = "is given twice" if text in found else "has no closing parenthesis"
             raise ConfigurationError(f"The judge {text!r} {wrong}. Write NAME, or NAME(PARAMETER=VALUE,…).")
         parameters = parse_assignments(_assignments(text, rest[:-1])) if rest[:-1].strip() else {}

@@ -59,6 +59,8 @@ class Configuration:
         check_divides_by_four(self.n_mels, self.n_frames)
         if self.prototypes_per_class < 1:
             raise ConfigurationError(f"Each class needs a prototype, got {self.prototypes_per_class} per class.")
+        if not isinstance(self.timeless, bool):  # the text "False" would count as true
+            raise ConfigurationError(f"Prototypes are timeless or not: expected True or False, got {self.timeless!r}.")
 
     @property
     def n_samples(self) -> int:

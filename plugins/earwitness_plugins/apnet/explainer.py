@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Self
 
 import torch
@@ -70,6 +71,11 @@ class APNet:
         self.configuration: Configuration = changed(base, model or {}, "model")
         self.recipe: Recipe = changed(recipe, training or {}, "training")
         self._trained: TrainedAPNet | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the name of the configuration stands for, with all changes to it."""
+        return {"configuration": asdict(self.configuration), "recipe": asdict(self.recipe)}
 
     @property
     def trained(self) -> TrainedAPNet:

@@ -94,15 +94,12 @@ class Encoding:
         Z; behind a LeakyReLU, so unbounded.
     compared : Tensor (N, C, F', T'')
         What is compared with prototypes: Z, or its timeless counterpart.
-    before : Tensor (N, C1, F', T')
-        What the last convolution takes in.
     masks : (Tensor (N, C0, F, T), Tensor (N, C1, F/2, T/2)), bool
         Where each cell of a 2 x 2 pool reached its maximum; ties are all true.
     """
 
     latent: Tensor
     compared: Tensor
-    before: Tensor
     masks: tuple[Tensor, Tensor]
 
 
@@ -124,15 +121,22 @@ class Encoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, 1, F, T) to what is compared with prototypes, (N, C, F', T'')."""
-        before = self._maps(features)[-1]
-        return self._last(before.amax(3, keepdim=True) if self.timeless else before)
+        return self.compared(self.pooled(features))
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """Features (N, 1, F, T) to what the last convolution takes in, (N, C1, F', T')."""
+        return self._maps(features)[-1]
+
+    def compared(self, pooled: Tensor) -> Tensor:
+        """What the last convolution takes in to what is compared with prototypes, (N, C, F', T'')."""
+        return self._last(pooled.amax(3, keepdim=True) if self.timeless else pooled)
 
     def encode(self, features: Tensor) -> Encoding:
         """The same, with all that a decoder needs."""
-        first, pooled, second, before = self._maps(features)
-        latent = self._last(before)
-        compared = self._last(before.amax(3, keepdim=True)) if self.timeless else latent
-        return Encoding(latent, compared, before, (pooling_mask(first, pooled), pooling_mask(second, before)))
+        first, pooled, second, pooled_again = self._maps(features)
+        latent = self._last(pooled_again)
+        compared = self.compared(pooled_again) if self.timeless else latent
+        return Encoding(latent, compared, (pooling_mask(first, pooled), pooling_mask(second, pooled_again)))
 
     def _maps(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         first = self.leaky1(self.conv1(features))
@@ -140,8 +144,8 @@ class Encoder(nn.Module):
         second = self.leaky2(self.conv2(pooled))
         return first, pooled, second, self.pool2(second)
 
-    def _last(self, before: Tensor) -> Tensor:
-        latent: Tensor = self.leaky3(self.conv3(before))
+    def _last(self, pooled: Tensor) -> Tensor:
+        latent: Tensor = self.leaky3(self.conv3(pooled))
         return latent
 
 
@@ -183,7 +187,8 @@ class Output:
 class AudioPrototypeNetwork(nn.Module):
     """Compares an input with M prototypes, band by band, and decides by their weighted similarities.
 
-    ``encoder.conv3`` is the last convolutional map. As built, weights are those of PyTorch and say nothing; see
+    ``encoder.conv3`` is the last convolutional map; where prototypes are timeless, it has one frame, and
+    ``encoder.conv2`` is the last with time. As built, weights are those of PyTorch and say nothing; see
     :func:`earwitness_plugins.apnet.objective.initialise`.
 
     Parameters
@@ -219,6 +224,8 @@ class AudioPrototypeNetwork(nn.Module):
         ------
         ClassifierError
             A tensor is missing, unknown, of another shape than the others ask for, or not finite.
+        ConfigurationError
+            ``n_frames`` does not divide by four.
         """
         try:
             channels = tuple(len(state[f"encoder.conv{number}.weight"]) for number in (1, 2, 3))
@@ -273,13 +280,6 @@ class AudioPrototypeNetwork(nn.Module):
         reconstruction = self.decoder(encoding.latent, encoding.masks)
         return Output(self.logits_of(similarity(distances)), reconstruction, distances)
 
-    def with_time_of(self, other: Encoding) -> Tensor:
-        """The prototypes as latent maps (M, C, F', T'), decoded with the masks of others, one each.
-
-        A timeless prototype takes the course over time of the other, moved by how far the two are apart.
-        """
-        return self.prototypes + (other.latent - other.compared)
-
     def distances(self, compared: Tensor) -> Tensor:
         """D_ij[f] = Σ_t,c (Z_i - P_j)² (inside Eq. 6): what is compared, (N, C, F', T''), to (N, M, F'), >= 0.
 
@@ -305,6 +305,14 @@ class AudioPrototypeNetwork(nn.Module):
                 f"This audio prototype network takes maps of shape (N, 1, {n_bands}, {n_frames}), got "
                 f"{tuple(features.shape)}. Cut or pad the recording to its window, frequency before time."
             )
+
+
+def with_time_of(prototypes: Tensor, other: Encoding) -> Tensor:
+    """Prototypes (N, C, F', T'') as latent maps (N, C, F', T'), to be decoded with the masks of others, one each.
+
+    A timeless prototype takes the course over time of the other, moved by how far the two are apart.
+    """
+    return prototypes if other.compared is other.latent else prototypes + (other.latent - other.compared)
 
 
 def similarity(distances: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from earwitness.audio.front_end import LogMel
 from earwitness.audio.inversion import griffin_lim, mel_to_magnitude
 from earwitness.errors import ConfigurationError
-from earwitness_plugins.apnet.network import AudioPrototypeNetwork, check_distances, similarity
+from earwitness_plugins.apnet.network import AudioPrototypeNetwork, check_distances, similarity, with_time_of
 
 Nearness = Literal["similarity", "distance"]
 
@@ -132,9 +132,11 @@ def decode_prototypes(network: AudioPrototypeNetwork, windows: Tensor) -> Tensor
     -------
     Tensor (M, 1, F, T), in (-1, 1)
     """
-    nearest = network.encoder.encode(windows.to(network.prototypes.device))
-    decoded: Tensor = network.decoder(network.with_time_of(nearest), nearest.masks)
-    return decoded
+    decoded = []
+    for prototypes, chunk in zip(_chunks(network.prototypes), _chunks(windows), strict=True):
+        nearest = network.encoder.encode(chunk.to(prototypes.device))
+        decoded.append(network.decoder(with_time_of(prototypes, nearest), nearest.masks))
+    return torch.cat(decoded)
 
 
 @torch.no_grad()

@@ -103,15 +103,16 @@ def reason(network: AudioPrototypeNetwork, windows: Tensor, silence: Tensor) -> 
     AudioError, ClassifierError
         Distances are NaN; see :func:`~.network.check_distances`.
     """
-    found, nothing = network.encoder.encode(windows), network.encoder.encode(silence)
-    heard, silent = (cell_distances(each.compared, network.prototypes) for each in (found, nothing))
+    encoder = network.encoder
+    found, nothing = encoder.pooled(windows), encoder.pooled(silence)
+    heard, silent = (cell_distances(encoder.compared(each), network.prototypes) for each in (found, nothing))
     for distances, features in ((heard, windows), (silent, silence)):
         check_distances(distances, features)
     total, total_silent = heard.sum(3), silent.sum(3)
     slope = mean_similarity(total, total_silent)
     evidence = (silent - heard) * slope[..., None]
     if network.sizes.timeless:
-        evidence = evidence * whereabouts(found.before, nothing.before)[:, None]
+        evidence = evidence * whereabouts(found, nothing)[:, None]
     return Reasoning(
         similarities=similarity(total),
         evidence=evidence,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from earwitness.classifier import AudioClassifier
-from earwitness.errors import CheckpointError, ClassifierError
+from earwitness.errors import CheckpointError, ClassifierError, ConfigurationError
 from earwitness_plugins.apnet.configuration import Configuration
 from earwitness_plugins.apnet.network import AudioPrototypeNetwork
 from earwitness_plugins.apnet.prototypes import (
@@ -188,7 +188,7 @@ class TrainedAPNet:
             gallery = Gallery(nearest=nearest, **parts)
             low, high = tensors["scaler"].tolist()
             curves = Curves(**document["curves"])
-        except (KeyError, ValueError, TypeError, ClassifierError) as error:
+        except (KeyError, IndexError, ValueError, TypeError, ClassifierError, ConfigurationError) as error:
             raise CheckpointError(f"These are not the tensors of a trained APNet: {error} Train again.") from error
         if network.sizes.n_classes != len(labels):
             raise CheckpointError(f"A network of {network.sizes.n_classes} classes does not fit {len(labels)} labels.")

@@ -12,8 +12,8 @@ from earwitness.artifacts import save_tensors
 from earwitness.clips import Dataset
 from earwitness.device import usable_device
 from earwitness.errors import ConfigurationError, nearest
-from earwitness.fitting import fit_facts, train
-from earwitness.parameters import build, changed, resolved_parameters
+from earwitness.fitting import fit_facts, resolved_settings, train
+from earwitness.parameters import build, changed
 from earwitness.protocols import Progress
 from earwitness.registry import Registry
 from earwitness_plugins.classifiers.architectures import ARCHITECTURES, Architecture, train_on
@@ -140,7 +140,7 @@ class SelfExplainingLearner:
     def settings(self) -> dict[str, Any]:
         """See :class:`Learner`."""
         offer = self.plugins.explainer(self.name)
-        return {"explainer": offer.qualified_name, "parameters": resolved_parameters(offer.spec, self.parameters)}
+        return resolved_settings(offer, build(offer.spec, self.parameters), self.parameters)
 
     def learn(self, data: Mapping[str, Dataset], folder: Path, *, seed: int, progress: Progress) -> Learnt:
         """See :class:`Learner`."""

@@ -149,9 +149,10 @@ def last_convolution(classifier: AudioClassifier, batch: Batch) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    # Patches may have time along either axis.
+    # Patches may have time along either axis, so the best is a map with something along both.
     first = -1 if classifier.segmenter is None else 2
-    names = [name for name, shape in shapes.items() if max(shape[first:]) > 1]
+    names = [name for name, shape in shapes.items() if min(shape[first:]) > 1]
+    names = names or [name for name, shape in shapes.items() if max(shape[first:]) > 1]
     if not names:
         raise NotApplicableError(
             f"GradCAM needs a convolution with a time axis; the network of {classifier.name} has none. Use saliency."
