@@ -93,7 +93,8 @@ class Fittable(Protocol):
 class SelfExplaining(Protocol):
     """A classifier that explains itself: an explainer of scope ``by-design``. It is trained, not fitted to another.
 
-    It may say by an attribute ``epoch`` after which epoch, from 1, the weights were taken that it kept.
+    It may say by an attribute ``epoch`` after which epoch, from 1, the weights were taken that it kept, and the same as
+    a :class:`Fittable` by ``n_parameters`` and ``settings``.
     """
 
     def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:

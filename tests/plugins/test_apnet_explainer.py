@@ -63,16 +63,9 @@ from networks import classifier_of
 LONG = replace(CONFIGURATION, n_frames=48).n_samples
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("apnet")
-    train_apnet(path)
-    return path
-
-
 @pytest.fixture
-def trained(folder: Path) -> APNet:
-    loaded = load_trained(registry(), folder)
+def trained(apnet_folder: Path) -> APNet:
+    loaded = load_trained(registry(), apnet_folder)
     assert isinstance(loaded, APNet)
     return loaded
 
@@ -347,8 +340,8 @@ def killed_after_epoch(epoch: int) -> Callable[[int, int, str], None]:
     return progress
 
 
-def test_it_learns_and_the_folder_is_all_it_needs(folder: Path, trained: APNet) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["explainer.json", "explainer.safetensors"]
+def test_it_learns_and_the_folder_is_all_it_needs(apnet_folder: Path, trained: APNet) -> None:
+    assert sorted(path.name for path in apnet_folder.iterdir()) == ["explainer.json", "explainer.safetensors"]
     assert isinstance(trained, SelfExplaining)
     assert not isinstance(trained, Fittable)
     learnt = trained.trained
@@ -559,7 +552,7 @@ def test_data_that_nothing_can_be_learnt_from_are_refused(
 # --- at the door
 
 
-def test_it_is_no_explainer_of_other_classifiers(tmp_path: Path, folder: Path) -> None:
+def test_it_is_no_explainer_of_other_classifiers(tmp_path: Path, apnet_folder: Path) -> None:
     with pytest.raises(ConfigurationError, match="trained, not fitted"):
         fit(registry(), "apnet", classifier_of(), clips(3), tmp_path)
     with pytest.raises(ConfigurationError, match="no classifier of its own"):
@@ -567,9 +560,9 @@ def test_it_is_no_explainer_of_other_classifiers(tmp_path: Path, folder: Path) -
     with pytest.raises(ConfigurationError, match="The device 'gramophone' cannot be used"):
         train_apnet(tmp_path / "net", device="gramophone")
     with pytest.raises(CheckpointError, match="explains itself and no other"):
-        load_fitted(registry(), folder, classifier_of())
+        load_fitted(registry(), apnet_folder, classifier_of())
     with pytest.raises(ConfigurationError, match="brings its own parameters"):
-        explain("any.wav", explainer="apnet", checkpoint=folder, parameters={"configuration": "urbansound8k"})
+        explain("any.wav", explainer="apnet", checkpoint=apnet_folder, parameters={"configuration": "urbansound8k"})
     others = ClipList([Clip(tone("low", 4000), RATE, name, labels=(name,)) for name in ("dog", "rain", "clock")])
     fit(registry(), "class-mean", classifier_of(), others, tmp_path)
     with pytest.raises(CheckpointError, match="no classifier"):
@@ -622,8 +615,8 @@ def test_fit_and_explain_by_command(tmp_path: Path) -> None:
     assert "takes no other" in refused.output
 
 
-def test_it_is_a_classifier_by_the_name_of_its_folder(folder: Path, trained: APNet) -> None:
-    classifier = load_classifier("apnet", parameters={"weights": str(folder)})
+def test_it_is_a_classifier_by_the_name_of_its_folder(apnet_folder: Path, trained: APNet) -> None:
+    classifier = load_classifier("apnet", parameters={"weights": str(apnet_folder)})
     batch = batch_of()
     wanted = trained.as_classifier().probabilities(batch.waveforms)
     assert torch.equal(classifier.probabilities(batch.waveforms), wanted)
@@ -633,5 +626,5 @@ def test_it_is_a_classifier_by_the_name_of_its_folder(folder: Path, trained: APN
     assert saliency is not None
     assert float(saliency.values.abs().max()) > 0
     with pytest.raises(CheckpointError, match="no fitted explainer"):
-        load_classifier("apnet", parameters={"weights": str(folder / "elsewhere")})
-    assert load_tensors(folder / "explainer.safetensors")[0]["scaler"].dtype == torch.float64
+        load_classifier("apnet", parameters={"weights": str(apnet_folder / "elsewhere")})
+    assert load_tensors(apnet_folder / "explainer.safetensors")[0]["scaler"].dtype == torch.float64
