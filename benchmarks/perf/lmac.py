@@ -32,6 +32,7 @@ from earwitness_plugins.classifiers.zoo import esc10_cnn
 from earwitness_plugins.lmac.explainer import LMAC
 from earwitness_plugins.lmac.masks import answer
 from earwitness_plugins.lmac.material import Material
+from earwitness_plugins.lmac.objective import log_odds
 from earwitness_plugins.lmac.passages import coarse_grid
 from earwitness_plugins.lmac.training import Training
 from earwitness_plugins.lmac.variants import lmac_budget
@@ -106,13 +107,15 @@ def published_loss(method: LMAC, made: Training, classifier: AudioClassifier, ba
     listening, n_samples = classifier.listening, batch.waveforms.shape[1]
     with torch.no_grad(), classifier.taps(LAYERS) as taps:
         spectrum = listening.forward(batch.waveforms)
-        decision = classifier.logits_of_features(classifier.front_end.from_stft(spectrum)).argmax(1)
+        logits = classifier.logits_of_features(classifier.front_end.from_stft(spectrum))
+        decision = logits.argmax(1)
+        confidence = log_odds(logits, decision, multilabel=False)
         maps = [each.detach() for each in taps.values()]
     coarse, fine = coarse_grid(classifier, n_samples), listening.grid(n_samples)
     mask = lift_mask(torch.sigmoid(made.state.decoder(maps, coarse.shape)), coarse, fine)
     heard = classifier.logits_of_features(classifier.front_end.from_stft(mask * spectrum))
     rest = classifier.logits_of_features(classifier.front_end.from_stft((1 - mask) * spectrum))
-    terms = method.objective.of_answers(heard, rest, decision, multilabel=False)
+    terms = method.objective.of_answers(heard, rest, decision, confidence, multilabel=False)
     return (terms + method.objective.sparsity * mask.mean((1, 2))).mean()
 
 
@@ -126,7 +129,7 @@ def difference() -> float:
     logits = answer(made.state.decoder, rows.maps, classifier, classifier.rate * 5)
     mask = method.kind.mask(logits, passage)
     features = torch.cat(passage.heard_and_rest(mask, rows.clips))
-    losses = made._asked(features.detach(), rows.decision)[0] + method.objective.sparsity * passage.extent(mask)
+    losses = made._asked(features.detach(), rows)[0] + method.objective.sparsity * passage.extent(mask)
     return abs(float(losses.mean().detach()) / wanted - 1)
 
 

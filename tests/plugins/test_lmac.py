@@ -270,7 +270,7 @@ def test_a_training_that_diverges_stops_and_keeps_its_last_checkpoint(
 
 
 def test_the_gradient_must_be_finite_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def steep(self: Objective, heard: Tensor, rest: Tensor, decision: Tensor, *, multilabel: bool) -> Tensor:
+    def steep(self: Objective, heard: Tensor, *others: Tensor, multilabel: bool) -> Tensor:
         return (heard[:, 0] - heard[:, 0].detach()).abs().sqrt()  # zero, and its slope is infinite
 
     monkeypatch.setattr(Objective, "of_answers", steep)
@@ -355,9 +355,9 @@ def test_masks_for_budgets_keep_half_of_the_energy_and_rank_as_they_were_trained
 
 def test_presets_are_the_published_objective_and_the_one_for_budgets() -> None:
     paper, budget = lmac_paper(), lmac_budget()
-    weights = Objective(in_weight=4.0, out_weight=0.2, sparsity=6.4, out_loss="published")
+    weights = Objective(in_weight=4.0, increase_weight=0.0, out_weight=0.2, sparsity=6.4, out_loss="published")
     assert paper.objective == weights
-    assert paper.recipe.budget_share == 0
+    assert (paper.recipe.budget_share, paper.recipe.mean_mask) == (0, None)
     assert (budget.recipe.budget_share, budget.objective.sparsity) == (1, 0)
     assert {offer.spec.name for offer in registry().offers("explainers")} >= {"lmac", "lmac-paper", "lmac-budget"}
 

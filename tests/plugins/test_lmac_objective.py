@@ -14,7 +14,7 @@ from earwitness.errors import ConfigurationError
 from earwitness_plugins.lmac.budget import warped
 from earwitness_plugins.lmac.curves import COLUMNS, Curves, collapse
 from earwitness_plugins.lmac.guidance import Guidance, cosine, loud_bins
-from earwitness_plugins.lmac.objective import Objective, binarised, log_absence, total_variation
+from earwitness_plugins.lmac.objective import Objective, binarised, log_odds, total_variation
 
 DECISION = torch.tensor([2, 0, 1])
 
@@ -35,34 +35,41 @@ def probability(logits: Tensor, decision: int, *, multilabel: bool) -> float:
     return math.exp(values[decision]) / sum(math.exp(value) for value in values)
 
 
+def odds(logits: Tensor, decision: int, *, multilabel: bool) -> float:
+    """Logarithm of p / (1 - p)."""
+    p = probability(logits, decision, multilabel=multilabel)
+    return math.log(p / (1 - p))
+
+
 @pytest.mark.parametrize("multilabel", [False, True])
 @pytest.mark.parametrize("out_loss", ["bounded", "published"])
 def test_the_objective_is_the_formula(out_loss: str, multilabel: bool) -> None:
-    heard, rest = 2 * seeded(3, 4), 2 * seeded(3, 4, seed=1)
-    objective = Objective(in_weight=3.0, out_weight=0.7, out_loss=out_loss)  # type: ignore[arg-type]
-    found = objective.of_answers(heard, rest, DECISION, multilabel=multilabel)
+    heard, rest, confidence = 2 * seeded(3, 4), 2 * seeded(3, 4, seed=1), torch.tensor([-3.0, 0.0, 3.0])
+    objective = Objective(in_weight=3.0, increase_weight=1.5, out_weight=0.7, out_loss=out_loss)  # type: ignore[arg-type]
+    found = objective.of_answers(heard, rest, DECISION, confidence, multilabel=multilabel)
     for row, decision in enumerate(DECISION.tolist()):
         p_in = probability(heard[row], decision, multilabel=multilabel)
         p_out = probability(rest[row], decision, multilabel=multilabel)
         inside, cross_entropy_out = -math.log(p_in), -math.log(p_out)
         outside = -math.log(1 - p_out) if out_loss == "bounded" else -cross_entropy_out
-        assert float(found[row]) == pytest.approx(3.0 * inside + 0.7 * outside, rel=1e-5)
+        missing = max(0.0, float(confidence[row]) + 0.5 - odds(heard[row], decision, multilabel=multilabel))
+        assert float(found[row]) == pytest.approx(3.0 * inside + 1.5 * missing + 0.7 * outside, rel=1e-5)
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
-def test_the_bounded_term_stays_finite_where_the_classifier_is_sure(multilabel: bool) -> None:
+def test_log_odds_are_finite_where_the_classifier_is_sure(multilabel: bool) -> None:
     logits = torch.tensor([[1e4, 0.0, 0.0], [0.0, -1e4, 0.0]]).requires_grad_()
-    absence = log_absence(logits, torch.tensor([0, 1]), multilabel=multilabel)
-    assert bool(torch.isfinite(absence).all())
-    assert bool(torch.isfinite(torch.autograd.grad(absence.sum(), logits)[0]).all())
-    assert absence.tolist()[0] < -9e3
-    assert absence.tolist()[1] == pytest.approx(0, abs=1e-6)
+    found = log_odds(logits, torch.tensor([0, 1]), multilabel=multilabel)
+    assert bool(torch.isfinite(torch.autograd.grad(found.sum(), logits)[0]).all())
+    two_rivals = 0 if multilabel else math.log(2)
+    assert found.tolist() == pytest.approx([1e4 - two_rivals, -1e4 - two_rivals], rel=1e-6)
 
 
 def test_a_row_does_not_depend_on_the_batch() -> None:
     heard, rest, objective = seeded(3, 4), seeded(3, 4, seed=1), Objective()
-    whole = objective.of_answers(heard, rest, DECISION, multilabel=False)
-    alone = objective.of_answers(heard[1:2], rest[1:2], DECISION[1:2], multilabel=False)
+    confidence = torch.tensor([1.0, 2.0, 3.0])
+    whole = objective.of_answers(heard, rest, DECISION, confidence, multilabel=False)
+    alone = objective.of_answers(heard[1:2], rest[1:2], DECISION[1:2], confidence[1:2], multilabel=False)
     assert float(whole[1]) == pytest.approx(float(alone[0]), rel=1e-6)
 
 
@@ -87,7 +94,7 @@ def test_binarisation_is_straight_through() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"in_weight": -1.0}, {"tv": float("nan")}, {"out_loss": "boundless"}, {"sparsity": "4"},
-     {"in_weight": 0.0, "out_weight": 0.0, "sparsity": 0.0}],
+     {"in_weight": 0.0, "increase_weight": 0.0, "out_weight": 0.0, "sparsity": 0.0}],
 )  # fmt: skip
 def test_wrong_weights_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):

@@ -81,7 +81,7 @@ def test_the_gradient_of_a_band_passage_is_that_of_the_long_way() -> None:
 
 def test_energy_on_bands_is_all_the_energy_that_they_hear() -> None:
     own = classifier_of()
-    passage = BandPassage(own, N_SAMPLES)
+    passage = BandPassage(own, N_SAMPLES, budgets=True)
     waveforms = noise(2)
     heard = lifted(torch.ones_like(coarse_masks(own, 2)), own) * own.listening.forward(waveforms).abs().square()
     found = passage.energy(passage.analysed(waveforms)).sum((1, 2))
@@ -105,7 +105,7 @@ def test_exponents_and_binary_masks_take_the_long_way(binarize: bool) -> None:
 def test_a_classifier_with_another_stft_hears_the_sound() -> None:
     own = classifier_of(front_end=efficientat())
     n_samples = own.rate // 2
-    passage = passage_of(own, n_samples, domain="stft", scale="magnitude", binarize=False)
+    passage = passage_of(own, n_samples, domain="stft", scale="magnitude", binarize=True)
     assert isinstance(passage, WaveformPassage)
     waveforms = noise(2, n_samples=n_samples)
     mask = passage.spread(coarse_masks(own, 2, n_samples))
@@ -113,6 +113,22 @@ def test_a_classifier_with_another_stft_hears_the_sound() -> None:
     clips = passage.analysed(waveforms)
     assert torch.allclose(passage.features(mask, clips), own.features(heard), atol=1e-4)
     assert torch.allclose(passage.energy(clips), clips.abs().square(), rtol=1e-4)
+
+
+def test_gains_over_the_bands_of_another_stft_are_nearly_what_is_heard_of_the_sound() -> None:
+    own = classifier_of(front_end=efficientat())
+    n_samples = own.rate // 2
+    near, sound = BandPassage(own, n_samples), WaveformPassage(own, n_samples, "magnitude")
+    assert isinstance(passage_of(own, n_samples, domain="stft", scale="magnitude"), BandPassage)
+    waveforms = noise(2, n_samples=n_samples)
+    masks = coarse_masks(own, 2, n_samples)
+    smooth = torch.nn.functional.avg_pool2d(masks[:, None], (9, 9), 1, 4, count_include_pad=False)[:, 0]
+    whole = near.features(torch.ones_like(masks), near.analysed(waveforms))
+    assert torch.allclose(whole, own.features(waveforms), atol=1e-4)
+    found = near.features(smooth, near.analysed(waveforms))
+    heard = sound.features(sound.spread(smooth), sound.analysed(waveforms))
+    assert float((found - heard).abs().mean()) < 0.03 * float((whole - heard).abs().mean())
+    assert near.extent(smooth).tolist() == pytest.approx(sound.extent(sound.spread(smooth)).tolist(), rel=0.01)
 
 
 @pytest.mark.parametrize("scale", ["magnitude", "log1p"])

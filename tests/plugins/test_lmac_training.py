@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from earwitness.clips import Batch
 from earwitness.random import Random
 from earwitness_plugins.lmac import training
 from earwitness_plugins.lmac.budget import warped
+from earwitness_plugins.lmac.curves import COLUMNS
 from earwitness_plugins.lmac.decoder import MaskDecoder
 from earwitness_plugins.lmac.guidance import Guidance
 from earwitness_plugins.lmac.masks import MaskKind
@@ -27,9 +29,9 @@ from earwitness_plugins.lmac.training import Recipe, Training
 from networks import N_SAMPLES, OneEach, classifier_of, clips_of, noise
 
 ROWS = (0, 1, 2, 3)
-PLAIN = MaskKind(domain="stft", scale="magnitude", binarize=False)
-PUBLISHED = Objective(in_weight=4.0, out_weight=0.2, sparsity=6.4, out_loss="published")
-GUIDANCE = Guidance(weight=4.0, least_cosine=0.94)
+PLAIN = MaskKind(domain="stft", scale="magnitude")
+PUBLISHED = Objective(in_weight=4.0, increase_weight=0.0, out_weight=0.2, sparsity=6.4, out_loss="published")
+GUIDANCE = Guidance(weight=4.0, least_cosine=0.9)
 
 
 def material_of(classifier: AudioClassifier, kind: MaskKind) -> Material:
@@ -92,7 +94,7 @@ def plain_guidance(mask: Tensor, heard: Batch, clean: Batch, classifier: AudioCl
     [
         (PLAIN, Objective(), Recipe(steps=5)),
         (PLAIN, PUBLISHED, Recipe(steps=5)),
-        (PLAIN, Objective(), Recipe(steps=5, budget_share=0.5)),
+        (replace(PLAIN, budgets=True), Objective(), Recipe(steps=5, budget_share=0.5)),
         (PLAIN, Objective(), Recipe(steps=0, finetune_steps=5)),
         (replace(PLAIN, scale="log1p"), PUBLISHED, Recipe(steps=5)),
         (replace(PLAIN, binarize=True), Objective(), Recipe(steps=5)),
@@ -117,9 +119,15 @@ def test_a_step_has_the_gradient_of_the_plain_loop(
 
     logits = decoder(rows.maps, coarse_grid(own, N_SAMPLES).shape)
     mask = plain_mask(logits, kind, heard, own, recipe.budget_share)
-    decision = own.logits(heard.waveforms).argmax(1)
+    logits_of_all = own.logits(heard.waveforms)
+    decision = logits_of_all.argmax(1)
     inside, outside = (plain_answer(each, kind, heard, own) for each in (mask, 1 - mask))
     loss = objective.in_weight * functional.cross_entropy(inside, decision, reduction="none")
+    confidence, reached = (
+        functional.softmax(each.double(), 1).gather(1, decision[:, None])[:, 0].logit()
+        for each in (logits_of_all, inside)
+    )
+    loss = loss + objective.increase_weight * (confidence + 0.5 - reached).clamp_min(0)
     if objective.out_loss == "published":
         loss = loss - objective.out_weight * functional.cross_entropy(outside, decision, reduction="none")
     else:
@@ -140,3 +148,17 @@ def test_a_step_has_the_gradient_of_the_plain_loop(
         for gradients in ([a - b for a, b in zip(found, wanted, strict=True)], wanted)
     )
     assert float(difference) < 1e-4 * float(size)
+
+
+def test_sparsity_rises_while_masks_keep_too_much_and_falls_while_they_keep_too_little() -> None:
+    own = classifier_of(OneEach())
+    decoder = decoder_of(material_of(own, PLAIN).rows(ROWS).maps)
+    made = {"kind": PLAIN, "objective": Objective(sparsity=2.0), "guidance": GUIDANCE}
+    free = Training(own, decoder, **made, recipe=Recipe(steps=500, mean_mask=0.25))  # type: ignore[arg-type]
+    fixed = Training(own, decoder, **made, recipe=Recipe(steps=500))  # type: ignore[arg-type]
+    for step, mean_mask in enumerate((0.95, 0.65, 0.15), start=1):
+        row = [0.0] * len(COLUMNS)
+        row[COLUMNS.index("step")], row[COLUMNS.index("mean_mask")] = 50.0 * step, mean_mask
+        free.state.curves.training.append(row)
+    assert free._sparsity() == pytest.approx(2 * math.exp(0.5 * (0.7 + 0.4 - 0.1)))
+    assert fixed._sparsity() == 2

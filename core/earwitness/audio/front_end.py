@@ -148,11 +148,35 @@ class LogMel(nn.Module):
         AudioError
             The shape is not (B, T), the type is no float, or T is less than ``min_samples``.
         """
+        return self._features(self.spectrum(waveforms))
+
+    def spectrum(self, waveforms: Tensor) -> Tensor:
+        """The STFT that the features are made of, after pre-emphasis and with this front end's own frames.
+
+        Parameters
+        ----------
+        waveforms : Tensor (B, T), float32
+
+        Returns
+        -------
+        Tensor (B, F, N), complex64
+
+        Raises
+        ------
+        AudioError
+            As :meth:`forward`.
+        """
         _check_waveforms(waveforms, self.min_samples, self.rate)
         signal = waveforms.to(self.window.dtype)
         if self.preemphasis:
             signal = signal[:, 1:] - self.preemphasis * signal[:, :-1]
-        return self._features(self._spectrum(signal))
+        # A short window lies in the middle of n_fft samples. Without padding the first frame starts with it, so silence
+        # stands before; that moves only the phase, which is dropped.
+        spare, padding = self.stft.n_fft - self.win_length, self.stft.padding
+        middle = (spare // 2, spare - spare // 2)
+        margins, mode = (middle, "constant") if padding == "none" else ((self.stft.n_fft // 2,) * 2, padding)
+        padded = functional.pad(signal[:, None], margins, mode=mode)[:, 0]
+        return spectrum_of_frames(padded, functional.pad(self.window, middle), self.stft.hop_length)
 
     def from_stft(self, spectrum: Tensor) -> Tensor:
         """Features of an STFT that was taken, and perhaps masked, elsewhere: the ``spectrogram`` route.
@@ -247,15 +271,6 @@ class LogMel(nn.Module):
             "power": self.power,
             "preemphasis": self.preemphasis,
         }
-
-    def _spectrum(self, signal: Tensor) -> Tensor:
-        # A short window lies in the middle of n_fft samples. Without padding the first frame starts with it, so silence
-        # stands before; that moves only the phase, which is dropped.
-        spare, padding = self.stft.n_fft - self.win_length, self.stft.padding
-        middle = (spare // 2, spare - spare // 2)
-        margins, mode = (middle, "constant") if padding == "none" else ((self.stft.n_fft // 2,) * 2, padding)
-        padded = functional.pad(signal[:, None], margins, mode=mode)[:, 0]
-        return spectrum_of_frames(padded, functional.pad(self.window, middle), self.stft.hop_length)
 
     def _features(self, spectrum: Tensor) -> Tensor:
         size = spectrum.abs() if self.power == 1 else power_of(spectrum)

@@ -20,6 +20,8 @@ from earwitness.errors import CheckpointError
 
 _LEAST_WIDTH = 8
 _CHANNELS_OF_A_GROUP = 16
+_LEAST_SPREAD = 0.1
+"""Of a channel, as a share of that of its map's channels on average: one that hardly ever says anything stays quiet."""
 
 
 class MaskDecoder(nn.Module):
@@ -38,7 +40,8 @@ class MaskDecoder(nn.Module):
         M, for networks whose maps have no frequency axis: it is laid out from channels. 0 for all others.
     """
 
-    scales: Tensor
+    centres: Tensor
+    spreads: Tensor
 
     def __init__(self, channels: Sequence[int], width: int, *, bands: int = 0) -> None:
         super().__init__()
@@ -50,14 +53,16 @@ class MaskDecoder(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(below, own, 3, padding=1) for below, own in pairwise(widths))
         self.norms = nn.ModuleList(_norm(own) for own in widths[: max(1, len(widths) - 1)])
         self.mask = nn.Conv2d(widths[-1], max(1, bands), 3, padding=1)
-        self.register_buffer("scales", torch.ones(len(deep_first)))
+        self.register_buffer("centres", torch.zeros(sum(deep_first), 1, 1))
+        self.register_buffer("spreads", torch.ones(sum(deep_first), 1, 1))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
     @torch.no_grad()
     def initialise(self, maps: Sequence[Tensor], *, seed: int) -> None:
-        """Draw the weights, and take the scale of each hidden map (its root mean square) from some clips.
+        """Draw the weights, and take mean and standard deviation of each channel of the hidden maps from some clips.
 
-        PyTorch's own generator is left alone.
+        Without that, what a decoder of a MobileNet learns first, and long, are the levels that its channels always
+        have. PyTorch's own generator is left alone.
         """
         generator = torch.Generator().manual_seed(seed)
         for module in self.modules():
@@ -68,8 +73,12 @@ class MaskDecoder(nn.Module):
                 assert module.bias is not None
                 module.bias.zero_()
         self.mask.weight.mul_(0.1)  # begin near one half everywhere
-        levels = torch.stack([level.square().mean().sqrt() for level in reversed(maps)])
-        self.scales.copy_(torch.where(levels > 0, levels, 1))
+        by_channel = [each.transpose(0, 1).flatten(1) for each in reversed(maps)]
+        self.centres.copy_(torch.cat([each.mean(1) for each in by_channel])[:, None, None])
+        spreads = [each.std(1) for each in by_channel]
+        floors = [_LEAST_SPREAD * each.mean() for each in spreads]
+        steady = torch.cat([each.clamp_min(floor) for each, floor in zip(spreads, floors, strict=True)])
+        self.spreads.copy_(torch.where(steady > 0, steady, 1)[:, None, None])
 
     def forward(self, maps: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
         """Hidden maps to the mask before its sigmoid.
@@ -93,7 +102,8 @@ class MaskDecoder(nn.Module):
         found, own = [each.shape[1] for each in maps], [each.in_channels for each in reversed(self.entrances)]
         if found != own:
             raise CheckpointError(f"The decoder is for hidden maps of {own} channels, these have {found}. Fit again.")
-        deep_first = [each / scale for each, scale in zip(reversed(maps), self.scales, strict=True)]
+        shares = [torch.split(each, found[::-1]) for each in (self.centres, self.spreads)]
+        deep_first = [(each - mean) / spread for each, mean, spread in zip(reversed(maps), *shares, strict=True)]
         x = functional.relu(self.norms[0](self.entrances[0](deep_first[0])))
         x = functional.relu(x + self.deepest(x))
         for number, (earlier, enter, up) in enumerate(

@@ -35,7 +35,7 @@ from earwitness_plugins.lmac.passages import MaskDomain, coarse_grid
 from earwitness_plugins.lmac.training import Recipe, Training, fresh
 
 N_LAYERS = 4
-_CLIPS_FOR_SCALES = 8
+_CLIPS_FOR_LEVELS = 16
 
 
 class LMAC:
@@ -58,8 +58,11 @@ class LMAC:
         Make the mask binary at one half, with a straight-through gradient.
     out_loss : {"bounded", "published"}
         See :mod:`earwitness_plugins.lmac.objective`.
-    in_weight, out_weight, sparsity, tv : float
-        λ_in, λ_out, λ_s and λ_tv.
+    in_weight, increase_weight, out_weight, sparsity, tv : float
+        λ_in, λ_inc, λ_out, λ_s and λ_tv; see there.
+    mean_mask : float, in (0, 1), optional
+        What masks should keep on average, for any classifier: λ_s begins as ``sparsity`` and is adapted. ``None``: it
+        stays that. Not used where masks are warped to budgets, which say what they keep.
     steps, batch_size, learning_rate
         Of Adam, whose learning rate falls to 0 along a cosine.
     budget_share : float, in [0, 1]
@@ -107,8 +110,10 @@ class LMAC:
         binarize: bool = False,
         out_loss: OutLoss = "bounded",
         in_weight: float = 8.0,
+        increase_weight: float = 4.0,
         out_weight: float = 4.0,
         sparsity: float = 1.0,
+        mean_mask: float | None = 0.25,
         tv: float = 0.0,
         steps: int = 3000,
         batch_size: int = 16,
@@ -140,9 +145,14 @@ class LMAC:
             raise ConfigurationError(f"noise_snr_db is a number of decibels, got {noise_snr_db!r}.")
         self.layers = check_layer_names(layers)
         self.width = width
-        self.kind = MaskKind(domain=domain, scale=scale, binarize=bool(binarize))
+        self.kind = MaskKind(domain=domain, scale=scale, binarize=bool(binarize), budgets=budget_share > 0)
         self.objective = Objective(
-            in_weight=in_weight, out_weight=out_weight, sparsity=sparsity, tv=tv, out_loss=out_loss
+            in_weight=in_weight,
+            increase_weight=increase_weight,
+            out_weight=out_weight,
+            sparsity=sparsity,
+            tv=tv,
+            out_loss=out_loss,
         )
         self.guidance = Guidance(weight=guidance_weight, loss=guidance_loss, least_cosine=least_cosine)
         self.recipe = Recipe(
@@ -151,6 +161,7 @@ class LMAC:
             batch_size=batch_size,
             learning_rate=learning_rate,
             budget_share=budget_share,
+            mean_mask=None if budget_share else mean_mask,
         )
         self.start = start
         self.noise = noise
@@ -328,7 +339,7 @@ class LMAC:
                 progress(done, total, f"listening to the clips{f', {silent} silent ones left out' if silent else ''}")
 
     def _decoder(self, classifier: AudioClassifier, material: Material, *, seed: int) -> MaskDecoder:
-        indices = material.chunks(_CLIPS_FOR_SCALES)[0]
+        indices = material.chunks(_CLIPS_FOR_LEVELS)[0]
         rows = material.rows(indices)
         n_samples = material.clean(indices).waveforms.shape[1]
         has_rows = any(maps.shape[2] > 1 for maps in rows.maps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -27,15 +27,18 @@ class MaskKind:
     domain : {"stft", "features"}
     scale : {"magnitude", "log1p"}
     binarize : bool
+    budgets : bool
+        Whether it is ever warped to a budget.
     """
 
     domain: MaskDomain
     scale: Scale
-    binarize: bool
+    binarize: bool = False
+    budgets: bool = False
 
     def passage(self, classifier: AudioClassifier, n_samples: int) -> Passage:
         """See :func:`~earwitness_plugins.lmac.passages.passage_of`."""
-        return passage_of(classifier, n_samples, domain=self.domain, scale=self.scale, binarize=self.binarize)
+        return passage_of(classifier, n_samples, **asdict(self))
 
     def mask(
         self, logits: Tensor, passage: Passage, clips: Tensor | None = None, budget: Tensor | None = None

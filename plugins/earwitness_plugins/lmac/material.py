@@ -19,6 +19,7 @@ from earwitness.clips import Batch, Clip, Dataset
 from earwitness.random import Random, stream_seed
 from earwitness_plugins.hidden_maps import hidden_maps
 from earwitness_plugins.lmac.noise import CLIPS, Noise, OtherClips, find_noise, with_noise
+from earwitness_plugins.lmac.objective import log_odds
 from earwitness_plugins.lmac.passages import Passage
 
 
@@ -34,14 +35,14 @@ class Rows:
         As the passage analysed them.
     decision : Tensor (B,), int64
         What the classifier decides on the whole recording.
-    probability : Tensor (B,), float32
-        Of that.
+    confidence : Tensor (B,), float32
+        Log-odds of that.
     """
 
     maps: tuple[Tensor, ...]
     clips: Tensor
     decision: Tensor
-    probability: Tensor
+    confidence: Tensor
 
     def __len__(self) -> int:
         return len(self.decision)
@@ -49,21 +50,22 @@ class Rows:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All of them."""
-        return (*self.maps, self.clips, self.decision, self.probability)
+        return (*self.maps, self.clips, self.decision, self.confidence)
 
     @classmethod
     def joined(cls, rows: Sequence[Rows]) -> Rows:
         """Several, one after the other."""
-        *maps, clips, decision, probability = (torch.cat(each) for each in zip(*(r.tensors for r in rows), strict=True))
-        return cls(tuple(maps), clips, decision, probability)
+        *maps, clips, decision, confidence = (torch.cat(each) for each in zip(*(r.tensors for r in rows), strict=True))
+        return cls(tuple(maps), clips, decision, confidence)
 
 
 @torch.no_grad()
 def listen(classifier: AudioClassifier, layers: Sequence[str], passage: Passage, waveforms: Tensor) -> Rows:
     """What the classifier has and says of clips (B, T)."""
     hidden = hidden_maps(classifier, classifier.features(waveforms), layers)
-    probability, decision = classifier.probabilities_of(hidden.logits).max(1)
-    return Rows(hidden.maps, passage.analysed(waveforms), decision, probability)
+    decision = hidden.logits.argmax(1)
+    confidence = log_odds(hidden.logits, decision, multilabel=classifier.multilabel)
+    return Rows(hidden.maps, passage.analysed(waveforms), decision, confidence)
 
 
 class Material:

@@ -2,7 +2,10 @@
 
 What is heard should convince the classifier of its own decision c, and the rest should not::
 
-    λ_in (-log p_c(heard)) + λ_out · out(rest) + λ_s mean |M| + λ_tv TV(M)
+    λ_in (-log p_c(heard)) + λ_inc [l_c(all) + 0.5 - l_c(heard)]+ + λ_out out(rest) + λ_s mean |M| + λ_tv TV(M)
+
+with l_c = log p_c - log(1 - p_c). The second term is not the paper's: it ends where what is heard convinces more than
+the whole recording does. That is what AI counts, and what -log p_c alone teaches slowly.
 
 The published ``out`` is -CE(rest) = log p_c(rest), which has no lower bound: a rest of which the classifier is ever
 surer that it is something else is worth more than a heard that it recognises. The bounded one is -log(1 - p_c(rest)),
@@ -22,6 +25,8 @@ from earwitness.errors import ConfigurationError, nearest
 
 OutLoss = Literal["bounded", "published"]
 
+_MARGIN = 0.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
@@ -29,20 +34,22 @@ class Objective:
 
     Attributes
     ----------
-    in_weight, out_weight, sparsity, tv : float, >= 0
-        λ_in, λ_out, λ_s and λ_tv. The published recipe sums the mean mask of the whole batch over its 16 rows: its 0.4
-        is a λ_s of 6.4.
+    in_weight, increase_weight, out_weight, sparsity, tv : float, >= 0
+        λ_in, λ_inc, λ_out, λ_s and λ_tv. The published recipe sums the mean mask of the whole batch over its 16 rows:
+        its 0.4 is a λ_s of 6.4; and it has no λ_inc.
     out_loss : {"bounded", "published"}
     """
 
     in_weight: float = 8.0
+    increase_weight: float = 4.0
     out_weight: float = 4.0
     sparsity: float = 1.0
     tv: float = 0.0
     out_loss: OutLoss = "bounded"
 
     def __post_init__(self) -> None:
-        weights = {name: getattr(self, name) for name in ("in_weight", "out_weight", "sparsity", "tv")}
+        names = ("in_weight", "increase_weight", "out_weight", "sparsity", "tv")
+        weights = {name: getattr(self, name) for name in names}
         wrong = {name: value for name, value in weights.items() if not _is_weight(value)}
         if wrong or not any(weights.values()):
             raise ConfigurationError(
@@ -53,14 +60,18 @@ class Objective:
                 f"There is no out_loss {self.out_loss!r}. {nearest(self.out_loss, get_args(OutLoss))}"
             )
 
-    def of_answers(self, heard: Tensor, rest: Tensor, decision: Tensor, *, multilabel: bool) -> Tensor:
-        """λ_in times the in term plus λ_out times the out term.
+    def of_answers(
+        self, heard: Tensor, rest: Tensor, decision: Tensor, confidence: Tensor, *, multilabel: bool
+    ) -> Tensor:
+        """All that the classifier has to say: the terms of λ_in, λ_inc and λ_out.
 
         Parameters
         ----------
         heard, rest : Tensor (B, C), float32
             Logits of what is heard and of the rest.
         decision : Tensor (B,), int64
+        confidence : Tensor (B,), float32
+            Log-odds of the decision in the whole recording.
         multilabel : bool
             Sigmoid per class instead of softmax.
 
@@ -68,26 +79,22 @@ class Objective:
         -------
         Tensor (B,), float32
         """
-        inside = -log_probability(heard, decision, multilabel=multilabel)
-        if self.out_loss == "bounded":
-            outside = -log_absence(rest, decision, multilabel=multilabel)
-        else:
-            outside = log_probability(rest, decision, multilabel=multilabel)
-        return self.in_weight * inside + self.out_weight * outside
+        of_heard, of_rest = (log_odds(each, decision, multilabel=multilabel) for each in (heard, rest))
+        missing = functional.relu(confidence + _MARGIN - of_heard)
+        inside = -functional.logsigmoid(of_heard)
+        outside = -functional.logsigmoid(-of_rest) if self.out_loss == "bounded" else functional.logsigmoid(of_rest)
+        return self.in_weight * inside + self.increase_weight * missing + self.out_weight * outside
 
 
-def log_probability(logits: Tensor, decision: Tensor, *, multilabel: bool) -> Tensor:
-    """log p_c of each row: logits (B, C), decision (B,) -> Tensor (B,)."""
-    own = functional.logsigmoid(logits) if multilabel else functional.log_softmax(logits, dim=1)
-    return own.gather(1, decision[:, None])[:, 0]
+def log_odds(logits: Tensor, decision: Tensor, *, multilabel: bool) -> Tensor:
+    """log p_c - log(1 - p_c) of each row, finite however sure: logits (B, C), decision (B,) -> Tensor (B,).
 
-
-def log_absence(logits: Tensor, decision: Tensor, *, multilabel: bool) -> Tensor:
-    """log(1 - p_c) of each row, finite however sure the classifier is: logits (B, C), decision (B,) -> Tensor (B,)."""
+    So log p_c is its logsigmoid, and log(1 - p_c) the logsigmoid of its negative.
+    """
+    own = logits.gather(1, decision[:, None])[:, 0]
     if multilabel:
-        return functional.logsigmoid(-logits).gather(1, decision[:, None])[:, 0]
-    others = logits.scatter(1, decision[:, None], -torch.inf)
-    return torch.logsumexp(others, dim=1) - torch.logsumexp(logits, dim=1)
+        return own
+    return own - torch.logsumexp(logits.scatter(1, decision[:, None], -torch.inf), dim=1)
 
 
 def total_variation(mask: Tensor) -> Tensor:

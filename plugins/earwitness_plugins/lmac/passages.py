@@ -5,9 +5,10 @@ A passage leads it to features, and says what the mask keeps:
 
 - :class:`BandPassage`: where the mask is a gain on the listening STFT, lifted by a fixed interpolation, and the front
   end sums bins in bands, all that is needed of a clip's STFT are a few coefficients for each *band*: no tensor of the
-  STFT's size is ever masked. The result is that of :class:`SpectrumPassage`, to rounding.
+  STFT's size is ever masked.
 - :class:`SpectrumPassage`: the ``spectrogram`` route in full, for masks that are exponents or binary.
-- :class:`WaveformPassage`: sound and back, for classifiers whose STFT is not the listening one.
+- :class:`WaveformPassage`: sound and back, for such masks where the classifier's STFT is not the listening one, and for
+  networks that eat samples.
 
 B rows, F bins and N frames of the listening STFT, M bands and N' frames of the coarse grid.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations_with_replacement
 from typing import Literal, Protocol
 
@@ -50,7 +52,7 @@ class Passage(Protocol):
         ...
 
     def energy(self, clips: Tensor) -> Tensor:
-        """Energy of the clips beneath the spread mask, of :meth:`analysed` clips; not negative."""
+        """Energy of the clips beneath the spread mask, of clips :meth:`analysed` for budgets; not negative."""
         ...
 
     def features(self, mask: Tensor, clips: Tensor) -> Tensor:
@@ -80,9 +82,15 @@ def _mel_grid(listening: ListeningSTFT, n_samples: int) -> Grid:
 
 
 def passage_of(
-    classifier: AudioClassifier, n_samples: int, *, domain: MaskDomain, scale: Scale, binarize: bool
+    classifier: AudioClassifier,
+    n_samples: int,
+    *,
+    domain: MaskDomain,
+    scale: Scale,
+    binarize: bool = False,
+    budgets: bool = False,
 ) -> Passage:
-    """The cheapest passage that is exact.
+    """The cheapest passage for masks of a kind.
 
     Parameters
     ----------
@@ -94,6 +102,8 @@ def passage_of(
     scale : {"magnitude", "log1p"}
     binarize : bool
         Whether the spread mask will be binary.
+    budgets : bool
+        Whether masks will be warped to budgets, so that the energy must be known.
 
     Raises
     ------
@@ -107,39 +117,47 @@ def passage_of(
                 f"A mask over features needs a log-mel front end; {classifier.name} has {type(front_end).__name__}. "
                 "Use domain='stft'."
             )
-        return FeaturePassage(classifier, n_samples, scale)
+        return FeaturePassage(classifier, n_samples, scale, budgets=budgets)
+    if isinstance(front_end, LogMel) and scale == "magnitude" and not binarize:
+        return BandPassage(classifier, n_samples, budgets=budgets)
     if not front_end.shares_stft(n_fft=listening.n_fft, hop_length=listening.hop_length, rate=listening.rate):
         return WaveformPassage(classifier, n_samples, scale)
-    if isinstance(front_end, LogMel) and scale == "magnitude" and not binarize:
-        return BandPassage(classifier, n_samples)
     return SpectrumPassage(classifier, n_samples, scale)
 
 
 class BandPassage:
-    """Gains over bands, lifted to the listening STFT, without ever touching it.
+    """Gains over bands, lifted to the STFT beneath them, without ever touching it.
 
     With the lifted gain Σ_j A_jf m_jt, band k of the features is Σ_f K_kf (Σ_j A_jf m_jt |S_ft|)^p for a magnitude
     (p = 1) or a power (p = 2). A is zero but for bands that overlap k, so that is a sum over the few j next to k, of
     m_jt (or of m_jt m_j't) times Σ_f K_kf A_jf (A_j'f) |S_ft|^p, which does not depend on the mask.
+
+    S is the front end's own STFT. Where that is the listening STFT, this is :class:`SpectrumPassage` to rounding; where
+    it is not, it is the sound's passage but for what a second analysis smears from frame to frame.
     """
 
-    def __init__(self, classifier: AudioClassifier, n_samples: int) -> None:
+    def __init__(self, classifier: AudioClassifier, n_samples: int, *, budgets: bool = False) -> None:
         assert isinstance(classifier.front_end, LogMel)
         self.front_end = classifier.front_end
         self.listening = classifier.listening
+        self.budgets = budgets
         self.coarse, self.fine = coarse_grid(classifier, n_samples), self.listening.grid(n_samples)
         filters = self.front_end.filters
-        self._averages = _averages(classifier).to(filters)
+        bins = self.coarse.filter_frequencies_hz
+        assert bins is not None
+        self._averages = _averages(self.coarse, bins).to(filters)
+        self._shares = _averages(self.coarse, self.fine.frequencies_hz).mean(1).to(filters)
         overlap = (filters @ self._averages.T).cpu()
         apart = sorted(set((overlap > 0).nonzero().diff(dim=1).flatten().tolist()))
         self._terms = list(combinations_with_replacement(apart, self.front_end.power))
 
     def analysed(self, waveforms: Tensor) -> Tensor:
-        """See :class:`Passage`: one coefficient map for each term, and the energy, (B, terms + 1, M, N')."""
-        magnitude = self.listening.forward(waveforms).abs()
-        heard = magnitude[:, :, : self.coarse.shape[1]] ** self.front_end.power
+        """See :class:`Passage`: a map for each term, and for budgets one of the energy, (B, terms [+ 1], M, N')."""
+        heard = self.front_end.spectrum(waveforms).abs() ** self.front_end.power
         maps = [self._weights(term) @ heard for term in self._terms]
-        return torch.stack([*maps, lower_relevance(magnitude.square(), self.fine, self.coarse)], dim=1)
+        if self.budgets:
+            maps.append(lower_relevance(self.listening.forward(waveforms).abs().square(), self.fine, self.coarse))
+        return torch.stack(maps, dim=1)
 
     def spread(self, mask: Tensor) -> Tensor:
         """See :class:`Passage`: the mask itself."""
@@ -147,6 +165,7 @@ class BandPassage:
 
     def energy(self, clips: Tensor) -> Tensor:
         """See :class:`Passage`."""
+        assert self.budgets
         return clips[:, -1]
 
     def features(self, mask: Tensor, clips: Tensor) -> Tensor:
@@ -165,7 +184,7 @@ class BandPassage:
 
     def extent(self, mask: Tensor) -> Tensor:
         """See :class:`Passage`."""
-        return (self._averages.mean(1)[None, :, None] * mask).sum(1).mean(1)
+        return (self._shares[:, None] * mask).sum(1).mean(1)
 
     def _weights(self, term: tuple[int, ...]) -> Tensor:
         """Σ over the orders of a term of K_kf Π A_(k+step)f: Tensor (M, F)."""
@@ -178,18 +197,20 @@ class BandPassage:
 class FeaturePassage:
     """Gains over the bands of the front end: the mask acts on the mel spectrogram, as in the published mel variant."""
 
-    def __init__(self, classifier: AudioClassifier, n_samples: int, scale: Scale) -> None:
+    def __init__(self, classifier: AudioClassifier, n_samples: int, scale: Scale, *, budgets: bool = False) -> None:
         assert isinstance(classifier.front_end, LogMel)
         self.front_end = classifier.front_end
         self.listening = classifier.listening
         self.scale: Scale = scale
+        self.budgets = budgets
         self.coarse, self.fine = coarse_grid(classifier, n_samples), self.listening.grid(n_samples)
 
     def analysed(self, waveforms: Tensor) -> Tensor:
-        """See :class:`Passage`: the mel spectrogram as a magnitude, and the energy of the STFT, (B, 2, M, N')."""
-        mel = self.front_end.decompress(self.front_end(waveforms))[:, 0] ** (1 / self.front_end.power)
-        energy = self.listening.forward(waveforms).abs().square()
-        return torch.stack([mel, lower_relevance(energy, self.fine, self.coarse)], dim=1)
+        """See :class:`Passage`: the mel spectrogram as a magnitude, and for budgets the energy, (B, 1 or 2, M, N')."""
+        maps = [self.front_end.decompress(self.front_end(waveforms))[:, 0] ** (1 / self.front_end.power)]
+        if self.budgets:
+            maps.append(lower_relevance(self.listening.forward(waveforms).abs().square(), self.fine, self.coarse))
+        return torch.stack(maps, dim=1)
 
     def spread(self, mask: Tensor) -> Tensor:
         """See :class:`Passage`: the mask itself."""
@@ -197,6 +218,7 @@ class FeaturePassage:
 
     def energy(self, clips: Tensor) -> Tensor:
         """See :class:`Passage`."""
+        assert self.budgets
         return clips[:, 1]
 
     def features(self, mask: Tensor, clips: Tensor) -> Tensor:
@@ -291,12 +313,12 @@ class WaveformPassage:
         return self.classifier.listening.inverse(apply_gain(gain, clips), self.n_samples)
 
 
-def _averages(classifier: AudioClassifier) -> Tensor:
-    """What each band contributes to each bin when a mask is lifted: A, Tensor (M, F), float32."""
-    n_samples = max(classifier.min_samples, classifier.listening.n_fft)
-    coarse, fine = coarse_grid(classifier, n_samples), classifier.listening.grid(n_samples)
-    one_band_each = torch.eye(coarse.shape[0])[:, :, None].expand(-1, -1, coarse.shape[1])
-    return lift_mask(one_band_each, coarse, fine)[:, :, 0]
+def _averages(bands: Grid, frequencies_hz: Tensor) -> Tensor:
+    """What each of M bands contributes to each of F bins when a mask is lifted: A, Tensor (M, F), float32."""
+    moment = bands.times_s[:1]
+    at_once = replace(bands, times_s=moment)
+    one_band_each = torch.eye(len(bands.frequencies_hz))[:, :, None]
+    return lift_mask(one_band_each, at_once, Grid(frequencies_hz, moment))[:, :, 0]
 
 
 def _shifted(mask: Tensor, step: int) -> Tensor:

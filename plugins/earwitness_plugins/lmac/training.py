@@ -38,6 +38,7 @@ BUDGETS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 _CLIP = 1.0
 _ROWS_ASKED = 8  # at once, on a CPU: what lies between then stays in its cache
+_TIGHTEN = 0.5  # of ln λ_s, for each stretch whose masks keep all where they should keep nothing
 _RISE = 1e-4  # of a probability, from which on it counts as an increase
 
 
@@ -54,6 +55,9 @@ class Recipe:
         Of Adam at the beginning of each of the two stages; it falls to 0 along half a cosine.
     budget_share : float, in [0, 1]
         Share of rows whose mask is warped to a random share of the energy before it is judged.
+    mean_mask : float, in (0, 1), optional
+        What masks should keep: λ_s rises after each stretch of steps whose masks were larger on average, and falls
+        after one of smaller ones. ``None``: λ_s is what it is.
     """
 
     steps: int
@@ -61,6 +65,7 @@ class Recipe:
     batch_size: int = 16
     learning_rate: float = 1e-3
     budget_share: float = 0.0
+    mean_mask: float | None = None
 
     def __post_init__(self) -> None:
         counts = (self.total, self.batch_size, self.steps + 1, self.finetune_steps + 1)
@@ -74,6 +79,8 @@ class Recipe:
                 f"Expected learning_rate > 0 and budget_share in [0, 1], got {self.learning_rate} and "
                 f"{self.budget_share}."
             )
+        if self.mean_mask is not None and not 0 < self.mean_mask < 1:
+            raise ConfigurationError(f"mean_mask is what masks should keep, between 0 and 1; got {self.mean_mask}.")
 
     @property
     def total(self) -> int:
@@ -189,11 +196,11 @@ class Training:
         logits = answer(self.state.decoder, rows.maps, self.classifier, n_samples)
         mask = self.kind.mask(logits, passage, rows.clips, budget)
         features = torch.cat(passage.heard_and_rest(mask, rows.clips))
-        loss, p_heard, p_rest, gradient = self._asked(features, rows.decision)
+        loss, p_heard, p_rest, gradient = self._asked(features, rows)
 
         own = mask if budget is None else self.kind.mask(logits, passage)
         unwarped = torch.ones_like(loss) if budget is None else budget.isnan().to(loss)
-        terms = unwarped * self.objective.sparsity * passage.extent(own)
+        terms = unwarped * self._sparsity() * passage.extent(own)
         terms = terms + unwarped * self.objective.tv * total_variation(own)
         guided = torch.zeros(len(rows), dtype=torch.bool, device=loss.device)
         if self.state.step >= self.recipe.steps:
@@ -209,22 +216,29 @@ class Training:
             guided=guided,
         )
 
-    def _asked(self, features: Tensor, decision: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _sparsity(self) -> float:
+        """λ_s, a function of the training curve, so that a resumed training has the same."""
+        if self.recipe.mean_mask is None:
+            return self.objective.sparsity
+        kept = [row[COLUMNS.index("mean_mask")] for row in self.state.curves.training]
+        return self.objective.sparsity * math.exp(_TIGHTEN * sum(each - self.recipe.mean_mask for each in kept))
+
+    def _asked(self, features: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The classifier on heard (first half) and rest: objective and probabilities (B,), gradient by the features.
 
         A few clips at a time: the gradient by the features is all that the decoder needs of the classifier.
         """
         if self._listener is None:
             self._listener = swift(self.classifier, features[:2].detach())
-        listener, n_rows = self._listener, len(decision)
+        listener, n_rows = self._listener, len(rows)
         size = _ROWS_ASKED // 2 if features.device.type == "cpu" else n_rows
-        pieces = [torch.split(each.detach(), size) for each in features.chunk(2)]
+        pieces = [torch.split(each.detach(), size) for each in (*features.chunk(2), rows.decision, rows.confidence)]
         losses, answers, gradients = [], [], []
-        for heard, rest, own in zip(*pieces, torch.split(decision, size), strict=True):
+        for heard, rest, own, confidence in zip(*pieces, strict=True):
             leaf = torch.cat([heard, rest]).requires_grad_()
             logits = listener.logits_of_features(leaf)
             of_heard, of_rest = logits.chunk(2)
-            loss = self.objective.of_answers(of_heard, of_rest, own, multilabel=listener.multilabel)
+            loss = self.objective.of_answers(of_heard, of_rest, own, confidence, multilabel=listener.multilabel)
             gradients.append(torch.autograd.grad(loss.sum() / n_rows, leaf)[0].chunk(2))
             losses.append(loss.detach())
             p = listener.probabilities_of(logits.detach()).gather(1, own.repeat(2)[:, None])[:, 0]
@@ -279,9 +293,9 @@ class Training:
         passage: Passage = self.kind.passage(self.classifier, n_samples)
         logits = answer(self.state.decoder, rows.maps, self.classifier, n_samples)
         for share in BUDGETS if self.recipe.budget_share else (math.nan,):
-            budget = torch.full_like(rows.probability, share)
+            budget = torch.full_like(rows.confidence, share)
             mask = self.kind.mask(logits, passage, rows.clips, budget)
-            p = rows.probability
+            p = torch.sigmoid(rows.confidence)
             p_heard, p_rest = (
                 self.classifier.probabilities_of(
                     torch.cat([self.classifier.logits_of_features(some) for some in torch.split(features, _ROWS_ASKED)])
