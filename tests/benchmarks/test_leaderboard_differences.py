@@ -21,6 +21,7 @@ from earwitness_bench.leaderboard import (
     FORMATS,
     compare_all,
     compare_two,
+    compare_with_others,
     draw_critical_difference,
     make_tables,
     write_pages,
@@ -283,6 +284,37 @@ def test_all_pairs_are_corrected_within_each_column(tmp_path: Path) -> None:
     groups = [f"group-{n}" for n in range(ROWS)]
     pairs = [Pair(np.array(values[a]["up"]), np.array(values[b]["up"]), groups) for a, b in ("xy", "xz", "yz")]
     assert [one.comparison for one in arena.columns[:3]] == compare_many(pairs, [None] * 3)
+
+
+def test_one_is_compared_with_all_others_and_controls_and_corrected_together(tmp_path: Path) -> None:
+    values = drawn("x", "y", "z", "noise")
+    store = write(tmp_path, values, scopes={"noise": "control"}, identities=CONTROLS)
+    (arena,) = compare_with_others(store, "y", ["down", "up"])
+    assert [(one.column, one.first, one.second) for one in arena.columns] == [
+        (column, "y", other) for column in ("up", "down") for other in ("x", "z", "noise")
+    ]
+    groups = [f"group-{n}" for n in range(ROWS)]
+    pairs = [
+        Pair(np.array(values["y"][column]), np.array(values[other][column]), groups)
+        for column in ("up", "down")
+        for other in ("x", "z", "noise")
+    ]
+    assert [one.comparison for one in arena.columns] == compare_many(pairs, [None] * 6)
+    (headline,) = compare_with_others(store, "y")
+    assert [one.column for one in headline.columns] == ["up"] * 3 + ["down"] * 3
+
+
+def test_a_comparison_with_all_names_what_there_is(tmp_path: Path) -> None:
+    write(tmp_path, {"alpha": constant(1.0, 1.0), "beta": constant(0.0, 0.5)})
+    runner, folder = CliRunner(), str(tmp_path)
+    done = runner.invoke(command, [folder, "--against-all", "alpha", "--column", "up"])
+    assert (done.exit_code, "alpha - beta" in done.output, "down" in done.output) == (0, True, False)
+    with pytest.raises(ConfigurationError, match="Did you mean 'alpha'"):
+        compare_with_others(Store(tmp_path), "alpa")
+    with pytest.raises(ConfigurationError, match="no 'upp' among the columns"):
+        compare_with_others(Store(tmp_path), "alpha", ["upp"])
+    for wrong in (["--column", "up"], ["--against-all", "alpha", "--compare", "alpha", "beta"]):
+        assert runner.invoke(command, [folder, *wrong]).exit_code == 2
 
 
 def test_the_command_prints_a_comparison_as_a_table_and_as_json(tmp_path: Path) -> None:

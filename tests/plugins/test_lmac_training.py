@@ -156,9 +156,9 @@ def test_sparsity_rises_while_masks_keep_too_much_and_falls_while_they_keep_too_
     made = {"kind": PLAIN, "objective": Objective(sparsity=2.0), "guidance": GUIDANCE}
     free = Training(own, decoder, **made, recipe=Recipe(steps=500, mean_mask=0.25))  # type: ignore[arg-type]
     fixed = Training(own, decoder, **made, recipe=Recipe(steps=500))  # type: ignore[arg-type]
-    for step, mean_mask in enumerate((0.95, 0.65, 0.15), start=1):
+    for step, mean_mask in enumerate((1.0, 0.5, 0.125), start=1):
         row = [0.0] * len(COLUMNS)
         row[COLUMNS.index("step")], row[COLUMNS.index("mean_mask")] = 50.0 * step, mean_mask
         free.state.curves.training.append(row)
-    assert free._sparsity() == pytest.approx(2 * math.exp(0.5 * (0.7 + 0.4 - 0.1)))
+    assert free._sparsity() == pytest.approx(2 * math.sqrt(4 * 2 * 0.5))
     assert fixed._sparsity() == 2

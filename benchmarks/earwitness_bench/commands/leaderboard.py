@@ -19,13 +19,29 @@ import click
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--compare", nargs=2, metavar="A B", help="Compare two explainers instead, pair by pair of clips.")
+@click.option("--against-all", metavar="A", help="Compare one with all others instead, controls too.")
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="C",
+    help="With --against-all: a column to compare in; repeatable.  [default: the headline columns]",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="PAGES",
     help="Write leaderboard.md, leaderboard.tex and critical-difference diagrams (SVG) to this folder too.",
 )
-def leaderboard(folder: Path, form: str, as_json: bool, compare: tuple[str, str] | None, out: Path | None) -> None:
+def leaderboard(
+    folder: Path,
+    form: str,
+    as_json: bool,
+    compare: tuple[str, str] | None,
+    against_all: str | None,
+    columns: tuple[str, ...],
+    out: Path | None,
+) -> None:
     """Rank the explainers of the results in DIR.
 
     Methods are ranked by their mean rank over the headline columns. Controls stand beside them and are never ranked.
@@ -37,10 +53,12 @@ def leaderboard(folder: Path, form: str, as_json: bool, compare: tuple[str, str]
       earwitness leaderboard results --format markdown > leaderboard.md
       earwitness leaderboard results --out pages
       earwitness leaderboard results --compare saliency gradcam
+      earwitness leaderboard results --against-all lmac --column AI --column FF
     """
     from earwitness_bench.leaderboard import (
         FORMATS,
         compare_two,
+        compare_with_others,
         comparisons_as_json,
         comparisons_as_text,
         make_tables,
@@ -49,10 +67,13 @@ def leaderboard(folder: Path, form: str, as_json: bool, compare: tuple[str, str]
     from earwitness_bench.store import Store
 
     form = "json" if as_json else form
-    if compare:
-        if out or form not in ("table", "json"):
-            raise click.UsageError("--compare is printed, as a table or with --json.")
-        found = compare_two(Store(folder), *compare)
+    if columns and not against_all:
+        raise click.UsageError("--column goes with --against-all.")
+    if compare or against_all:
+        if out or form not in ("table", "json") or (compare and against_all):
+            raise click.UsageError("--compare, or --against-all, is printed, as a table or with --json.")
+        store = Store(folder)
+        found = compare_two(store, *compare) if compare else compare_with_others(store, str(against_all), columns)
         click.echo(comparisons_as_json(found) if form == "json" else comparisons_as_text(found), nl=False)
         return
     tables = make_tables(Store(folder))

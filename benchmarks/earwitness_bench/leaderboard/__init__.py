@@ -7,6 +7,7 @@ from earwitness_bench.leaderboard.comparisons import (
     ColumnComparison,
     compare_all,
     compare_two,
+    compare_with_others,
     comparisons_as_json,
     comparisons_as_text,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "as_text",
     "compare_all",
     "compare_two",
+    "compare_with_others",
     "comparisons_as_json",
     "comparisons_as_text",
     "draw_critical_difference",

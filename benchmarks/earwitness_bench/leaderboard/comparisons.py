@@ -1,9 +1,10 @@
-"""Two methods, or all of them, pair by pair."""
+"""Two methods, one and all the others, or all of them, pair by pair."""
 
 from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 from earwitness.errors import ConfigurationError, nearest
@@ -67,8 +68,7 @@ def compare_two(store: Store, first: str, second: str) -> list[ArenaComparison]:
     plan = store.read_plan()
     titles = {e["title"] for arena in plan["arenas"] for e in arena["explainers"]}
     for name in (first, second):
-        if name not in titles:
-            raise ConfigurationError(f"There are no results of {name!r}. {nearest(name, titles)}")
+        _check_known("results", name, titles)
     if first == second:
         raise ConfigurationError(f"A comparison is of two methods, got {first!r} twice.")
     found = []
@@ -81,6 +81,38 @@ def compare_two(store: Store, first: str, second: str) -> list[ArenaComparison]:
             found.append(ArenaComparison(arena["title"], tuple(itertools.chain(*compared))))
     if not found:
         raise ConfigurationError(f"No arena has both {first!r} and {second!r}.")
+    return found
+
+
+def compare_with_others(store: Store, name: str, columns: Sequence[str] = ()) -> list[ArenaComparison]:
+    """One method with every other one and every control, in every arena that has it.
+
+    Parameters
+    ----------
+    store : Store
+    name : str
+        Title of the method, which stands first in each comparison.
+    columns : sequence of str
+        Titles; all headline columns without any. Holm corrects for all comparisons of an arena.
+
+    Raises
+    ------
+    ConfigurationError
+        There are no results of that name, or no such column with a better and a worse end.
+    """
+    plan = store.read_plan()
+    directed = {column["title"]: column for column in columns_of(plan) if sign_of(column)}
+    _check_known("results", name, {e["title"] for arena in plan["arenas"] for e in arena["explainers"]})
+    for title in columns:
+        _check_known("columns", title, directed)
+    chosen = [column for title, column in directed.items() if title in columns or (not columns and column["headline"])]
+    found = []
+    for arena in plan["arenas"]:
+        titles = [e["title"] for e in arena["explainers"]]
+        if name in titles:
+            scores = ArenaScores(read_arena(store, plan, arena))
+            family = [(name, other, column) for column in chosen for other in titles if other != name]
+            found.append(ArenaComparison(arena["title"], tuple(_compared(scores, family))))
     return found
 
 
@@ -119,6 +151,11 @@ _HEAD = (
     *("rank-biserial", "Cohen's d", "recordings", "clips", "unpaired"),
 )
 _HEADING = "Paired differences, first less second; better: the interval excludes 0 after Holm"
+
+
+def _check_known(what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ConfigurationError(f"There is no {name!r} among the {what}. {nearest(name, known)}")
 
 
 def _compared(scores: ArenaScores, family: list[tuple[str, str, Column]]) -> list[ColumnComparison]:

@@ -112,7 +112,7 @@ class LMAC:
         in_weight: float = 8.0,
         increase_weight: float = 4.0,
         out_weight: float = 4.0,
-        sparsity: float = 1.0,
+        sparsity: float = 8.0,
         mean_mask: float | None = 0.25,
         tv: float = 0.0,
         steps: int = 3000,

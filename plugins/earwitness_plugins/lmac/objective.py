@@ -43,7 +43,7 @@ class Objective:
     in_weight: float = 8.0
     increase_weight: float = 4.0
     out_weight: float = 4.0
-    sparsity: float = 1.0
+    sparsity: float = 8.0
     tv: float = 0.0
     out_loss: OutLoss = "bounded"
 

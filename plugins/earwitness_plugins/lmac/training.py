@@ -38,7 +38,7 @@ BUDGETS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 _CLIP = 1.0
 _ROWS_ASKED = 8  # at once, on a CPU: what lies between then stays in its cache
-_TIGHTEN = 0.5  # of ln λ_s, for each stretch whose masks keep all where they should keep nothing
+_LEAST_KEPT = 1e-3  # of a mask, where λ_s is adapted
 _RISE = 1e-4  # of a probability, from which on it counts as an increase
 
 
@@ -56,8 +56,8 @@ class Recipe:
     budget_share : float, in [0, 1]
         Share of rows whose mask is warped to a random share of the energy before it is judged.
     mean_mask : float, in (0, 1), optional
-        What masks should keep: λ_s rises after each stretch of steps whose masks were larger on average, and falls
-        after one of smaller ones. ``None``: λ_s is what it is.
+        What masks should keep: after each stretch of steps, λ_s is multiplied by the root of what they kept over this.
+        ``None``: λ_s is what it is.
     """
 
     steps: int
@@ -220,8 +220,9 @@ class Training:
         """λ_s, a function of the training curve, so that a resumed training has the same."""
         if self.recipe.mean_mask is None:
             return self.objective.sparsity
-        kept = [row[COLUMNS.index("mean_mask")] for row in self.state.curves.training]
-        return self.objective.sparsity * math.exp(_TIGHTEN * sum(each - self.recipe.mean_mask for each in kept))
+        kept = [max(row[COLUMNS.index("mean_mask")], _LEAST_KEPT) for row in self.state.curves.training]
+        factor: float = math.prod((each / self.recipe.mean_mask) ** 0.5 for each in kept)
+        return self.objective.sparsity * factor
 
     def _asked(self, features: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The classifier on heard (first half) and rest: objective and probabilities (B,), gradient by the features.
