@@ -141,12 +141,13 @@ class BandPassage:
         self.front_end = classifier.front_end
         self.listening = classifier.listening
         self.budgets = budgets
-        self.coarse, self.fine = coarse_grid(classifier, n_samples), self.listening.grid(n_samples)
+        self.coarse = coarse_grid(classifier, n_samples)
         filters = self.front_end.filters
         bins = self.coarse.filter_frequencies_hz
         assert bins is not None
         self._averages = _averages(self.coarse, bins).to(filters)
-        self._shares = _averages(self.coarse, self.fine.frequencies_hz).mean(1).to(filters)
+        fine = self.listening.grid(n_samples)
+        self._shares = _averages(self.coarse, fine.frequencies_hz).mean(1).to(filters)
         overlap = (filters @ self._averages.T).cpu()
         apart = sorted(set((overlap > 0).nonzero().diff(dim=1).flatten().tolist()))
         self._terms = list(combinations_with_replacement(apart, self.front_end.power))
@@ -156,7 +157,7 @@ class BandPassage:
         heard = self.front_end.spectrum(waveforms).abs() ** self.front_end.power
         maps = [self._weights(term) @ heard for term in self._terms]
         if self.budgets:
-            maps.append(lower_relevance(self.listening.forward(waveforms).abs().square(), self.fine, self.coarse))
+            maps.append(_energy_of_bands(waveforms, self.listening, self.coarse))
         return torch.stack(maps, dim=1)
 
     def spread(self, mask: Tensor) -> Tensor:
@@ -203,13 +204,13 @@ class FeaturePassage:
         self.listening = classifier.listening
         self.scale: Scale = scale
         self.budgets = budgets
-        self.coarse, self.fine = coarse_grid(classifier, n_samples), self.listening.grid(n_samples)
+        self.coarse = coarse_grid(classifier, n_samples)
 
     def analysed(self, waveforms: Tensor) -> Tensor:
         """See :class:`Passage`: the mel spectrogram as a magnitude, and for budgets the energy, (B, 1 or 2, M, N')."""
         maps = [self.front_end.decompress(self.front_end(waveforms))[:, 0] ** (1 / self.front_end.power)]
         if self.budgets:
-            maps.append(lower_relevance(self.listening.forward(waveforms).abs().square(), self.fine, self.coarse))
+            maps.append(_energy_of_bands(waveforms, self.listening, self.coarse))
         return torch.stack(maps, dim=1)
 
     def spread(self, mask: Tensor) -> Tensor:
@@ -311,6 +312,12 @@ class WaveformPassage:
     def _heard(self, mask: Tensor, clips: Tensor) -> Tensor:
         gain = mask if self.scale == "magnitude" else mask_to_gain(mask, clips.abs(), self.scale)
         return self.classifier.listening.inverse(apply_gain(gain, clips), self.n_samples)
+
+
+def _energy_of_bands(waveforms: Tensor, listening: ListeningSTFT, bands: Grid) -> Tensor:
+    """The energy of the listening STFT of clips (B, T), shared out over bands: Tensor (B, M, N')."""
+    energy = listening.forward(waveforms).abs().square()
+    return lower_relevance(energy, listening.grid(waveforms.shape[1]), bands)
 
 
 def _averages(bands: Grid, frequencies_hz: Tensor) -> Tensor:
