@@ -9,6 +9,7 @@ from typing import Any
 
 from earwitness.classifier import AudioClassifier
 from earwitness.loading import load_classifier, load_dataset, load_explainer, load_self_explaining
+from earwitness.output_folder import folders_of
 from earwitness.protocols import Explainer
 from earwitness.recordings import ExplainedRecording, Settings, explain_recording
 from earwitness.registry import KINDS, registry
@@ -33,7 +34,8 @@ def explain(
     path : path
         A sound file.
     out : path, optional
-        Folder for sounds, picture and numbers. Default: ``earwitness-out/NAME`` in the current folder.
+        Folder for sounds, picture and numbers. Default: ``earwitness-out/NAME`` in the current folder, or ``NAME-2``, …
+        where another recording of that name is explained there.
     classifier : AudioClassifier or str, optional
         Your own, or one by name. Default: the packaged ``"esc10-cnn"``, or the fitted explainer itself where that is a
         classifier (scope ``by-design``).
@@ -61,7 +63,7 @@ def explain(
     else:
         chosen = classifier if isinstance(classifier, AudioClassifier) else load_classifier(classifier or "esc10-cnn")
         method = load_explainer(explainer, parameters=parameters, checkpoint=checkpoint, classifier=chosen)
-    folder = out if out is not None else Path("earwitness-out") / Path(path).stem
+    folder = out if out is not None else folders_of([Path(path)], Path("earwitness-out"))[0]
     return explain_recording(
         path, folder, classifier=chosen, explainer=method, explainer_name=explainer, settings=settings
     )

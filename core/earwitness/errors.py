@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class EarwitnessError(Exception):
@@ -37,6 +37,31 @@ class PluginError(EarwitnessError):
 
 class ConfigurationError(EarwitnessError):
     """A suite file, a parameter or a command-line value is not valid."""
+
+
+class MissingParameterError(ConfigurationError):
+    """A plugin is asked for without a parameter that has no default. The command line adds how to give it there.
+
+    Attributes
+    ----------
+    kind : str
+        Singular: ``"explainer"``, ``"dataset"``, …
+    name : str
+        Of the plugin.
+    missing : tuple of str
+        The parameters.
+    """
+
+    def __init__(self, kind: str, name: str, missing: Sequence[str]) -> None:
+        names = " and ".join(map(repr, missing))
+        super().__init__(f"{kind} {name!r} needs the parameter{'s' * (len(missing) > 1)} {names}.")
+        self.kind = kind
+        self.name = name
+        self.missing = tuple(missing)
+
+    def __reduce__(self) -> tuple[type[MissingParameterError], tuple[str, str, tuple[str, ...]]]:
+        """Errors of workers travel between processes; an exception's own way forgets all but the message."""
+        return type(self), (self.kind, self.name, self.missing)
 
 
 class CheckpointError(EarwitnessError):

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from earwitness.errors import ConfigurationError, EarwitnessError, PluginError, nearest
+from earwitness.errors import ConfigurationError, EarwitnessError, MissingParameterError, PluginError, nearest
 from earwitness.specs import Spec
 
 _T = TypeVar("_T")
@@ -27,12 +27,14 @@ def build(spec: Spec, parameters: Mapping[str, Any]) -> Any:
     Raises
     ------
     ConfigurationError
-        A parameter does not exist (the nearest valid one is named) or one is missing.
+        A parameter does not exist (the nearest valid one is named).
+    MissingParameterError
+        One without a default is not given.
     PluginError
         The target raises something that is not an earwitness error.
     """
     target = spec.load()
-    _check(spec, target, parameters)
+    _check(spec, signature_of(spec, target), parameters)
     try:
         return target(**parameters)
     except EarwitnessError:
@@ -47,9 +49,9 @@ def resolved_parameters(spec: Spec, parameters: Mapping[str, Any]) -> dict[str, 
     """All parameters of a spec's target, defaults included: what a cache key must hash."""
     from earwitness.identity import identity_of  # imports torch, which `earwitness --help` does without
 
-    target = spec.load()
-    _check(spec, target, parameters)
-    bound = _signature(spec, target).bind_partial(**parameters)
+    signature = signature_of(spec, spec.load())
+    _check(spec, signature, parameters)
+    bound = signature.bind_partial(**parameters)
     bound.apply_defaults()
     return {name: identity_of(value) for name, value in bound.arguments.items()}
 
@@ -104,6 +106,22 @@ def parse_assignments(texts: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def signature_of(spec: Spec, target: Any) -> inspect.Signature:
+    """What a spec's imported target may be called with.
+
+    Raises
+    ------
+    PluginError
+        It cannot be called, or its parameters have no names.
+    """
+    signature = _signature(spec, target)
+    if any(parameter.kind in _OPEN for parameter in signature.parameters.values()):
+        raise PluginError(
+            f"{spec.kind} {spec.name!r} takes *args or **kwargs: its parameters cannot be checked. Name them."
+        )
+    return signature
+
+
 def _signature(spec: Spec, target: Any) -> inspect.Signature:
     if not callable(target):
         raise PluginError(f"The target {spec.target!r} of {spec.kind} {spec.name!r} cannot be called: {target!r}.")
@@ -113,16 +131,12 @@ def _signature(spec: Spec, target: Any) -> inspect.Signature:
     return inspect.signature(target)
 
 
-def _check(spec: Spec, target: Any, parameters: Mapping[str, Any]) -> None:
-    known = _signature(spec, target).parameters
-    if any(parameter.kind in _OPEN for parameter in known.values()):
-        raise PluginError(
-            f"{spec.kind} {spec.name!r} takes *args or **kwargs: its parameters cannot be checked. Name them."
-        )
+def _check(spec: Spec, signature: inspect.Signature, parameters: Mapping[str, Any]) -> None:
+    known = signature.parameters
     for name in parameters:
         if name not in known:
             hint = nearest(name, known) if known else "It takes none."
             raise ConfigurationError(f"{spec.kind} {spec.name!r} has no parameter {name!r}. {hint}")
     missing = [n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in parameters]
     if missing:
-        raise ConfigurationError(f"{spec.kind} {spec.name!r} needs the parameter {missing[0]!r}.")
+        raise MissingParameterError(spec.kind, spec.name, missing)

@@ -26,7 +26,7 @@ from earwitness.clips import Batch, Clip
 from earwitness.errors import AudioError
 from earwitness.examples import ExampleFiles, RecordedExample
 from earwitness.explanation import Explanation, Route, Scale
-from earwitness.output_folder import clear, writable
+from earwitness.output_folder import clear, seen_from, writable
 from earwitness.parts import ExplainedPart, PartFiles
 from earwitness.pictures import draw_explanation
 from earwitness.protocols import Explainer, Progress
@@ -413,6 +413,7 @@ class _Job:
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "file": str(self.recording.path),
+            "recording": seen_from(self.folder, self.recording.path),
             "duration_s": self.recording.duration_s,
             "classifier": {"name": self.classifier.name, "checksum": self.classifier.checksum},
             "explainer": self.explainer_name,

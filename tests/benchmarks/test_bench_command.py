@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,9 +21,10 @@ from click.testing import CliRunner
 
 from bench_stubs import CALLS, stub_registry, suite_of
 from earwitness.artifacts import digest_of
-from earwitness.errors import StoreError
+from earwitness.errors import ConfigurationError, StoreError
 from earwitness_bench.commands.bench import bench as bench_command
 from earwitness_bench.commands.reproduce import reproduce as reproduce_command
+from earwitness_bench.engines import make_engine
 from earwitness_bench.forecast import as_text, forecast
 from earwitness_bench.monitor import Began, BrokeOff, Ended, Log, Planned, Said, Tally
 from earwitness_bench.reproduction import reproduce
@@ -217,6 +219,33 @@ def test_a_forecast_takes_shuffled_controls_for_as_slow_as_what_they_shuffle(tmp
     paces = {line.explainer: line.seconds_per_clip for line in found.lines}
     assert paces["shuffled: ideal"] == paces["ideal"]
     assert asked == list(paces), "one after the other, each by its name"
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("foo", "reads HOST:PORT"),
+        ("127.0.0.1:many", "reads HOST:PORT"),
+        ("127.0.0.1:99999", "reads HOST:PORT"),
+        ("127.0.0.1:1", "No Ray cluster answers at 127.0.0.1:1"),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--engine", "ray"), ("--dry-run",)])
+def test_an_address_without_a_cluster_is_refused_before_anything_is_written(
+    suite_file: Path, tmp_path: Path, address: str, said: str, more: tuple[str, ...]
+) -> None:
+    pytest.importorskip("ray")
+    done = bench(suite_file, "--out", tmp_path / "results", "--address", address, *more)
+    assert isinstance(done.exception, ConfigurationError)
+    assert said in str(done.exception)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("form", ["{}:{}", "ray://{}:{}"])
+def test_an_address_that_answers_is_taken(form: str) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert make_engine("ray", address=form.format(*server.getsockname())).name == "ray"
 
 
 def test_what_contradicts_itself_is_refused(suite_file: Path, tmp_path: Path) -> None:

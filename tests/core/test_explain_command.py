@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
+import earwitness
 from earwitness.cli.shell import shell
 from earwitness_bench.datasets.toy import Toy
 
@@ -185,6 +186,45 @@ def test_files_of_one_name_get_folders_of_their_own(tmp_path: Path, good: Path) 
     soundfile.write(tmp_path / "other" / "good.wav", toy_samples(), RATE)
     assert explain(good, tmp_path / "other" / "good.wav", "--out", tmp_path / "out").exit_code == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"good", "good-2"}
+
+
+@pytest.fixture
+def namesake(tmp_path: Path) -> Path:
+    """Another recording that is called good.wav too."""
+    (tmp_path / "other").mkdir()
+    soundfile.write(tmp_path / "other" / "good.wav", toy_samples()[::-1], RATE)
+    return tmp_path / "other" / "good.wav"
+
+
+def explained_in(out: Path) -> dict[str, str]:
+    """Folder to the recording that its explanation is of."""
+    documents = {path.parent.name: json.loads(path.read_text()) for path in out.glob("*/explanation.json")}
+    return {folder: document["file"] for folder, document in documents.items()}
+
+
+def test_a_recording_replaces_its_own_explanation_and_never_that_of_a_namesake(
+    tmp_path: Path, good: Path, namesake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert explain(good, "--out", out).exit_code == 0
+    first = (out / "good" / "heard.wav").read_bytes()
+    second = explain(namesake, "--out", out)
+    assert f"{out / 'good'} holds another recording of that name, so this one is in {out / 'good-2'}" in second.stdout
+    assert (out / "good" / "heard.wav").read_bytes() == first
+    assert explained_in(out) == {"good": str(good), "good-2": str(namesake)}
+    monkeypatch.chdir(namesake.parent)  # the same recordings, called otherwise and in another order
+    again = explain("good.wav", "../good.wav", "--out", out, "--json")
+    assert [Path(entry["folder"]).name for entry in json.loads(again.stdout)["explanations"]] == ["good-2", "good"]
+    assert explained_in(out) == {"good": "../good.wav", "good-2": "good.wav"}
+
+
+def test_a_namesake_gets_a_folder_of_its_own_in_python_too(
+    tmp_path: Path, good: Path, namesake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (good, namesake):
+        earwitness.explain(path, classifier="toy-cnn", explainer="saliency")
+    assert explained_in(tmp_path / "earwitness-out") == {"good": str(good), "good-2": str(namesake)}
 
 
 def test_a_method_that_must_be_fitted_is_fitted_by_command_and_used(tmp_path: Path, good: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from earwitness.clips import Batch
-from earwitness.errors import ConfigurationError, EarwitnessError, PluginError
+from earwitness.errors import ConfigurationError, EarwitnessError, MissingParameterError, PluginError
 from earwitness.explanation import Explanation
 from earwitness.identity import identity_of
 from earwitness.parameters import build, parse_assignments, resolved_parameters
@@ -35,6 +36,10 @@ class Bare:
 class Needy:
     def __init__(self, path: str) -> None:
         self.path = path
+
+
+class NeedyTwice:
+    def __init__(self, *, first: int, second: int, third: int = 3) -> None: ...
 
 
 class Open:
@@ -93,6 +98,14 @@ def test_a_class_that_names_a_protocol_as_its_base_can_be_built() -> None:
 def test_wrong_parameters_are_the_users_error(name: str, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         build(spec(name), parameters)
+
+
+def test_all_missing_parameters_are_named_at_once_also_in_another_process() -> None:
+    with pytest.raises(MissingParameterError) as caught:
+        build(spec("NeedyTwice"), {})
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert str(error) == "explainer 'method' needs the parameters 'first' and 'second'."
+        assert (error.kind, error.name, error.missing) == ("explainer", "method", ("first", "second"))
 
 
 @pytest.mark.parametrize(

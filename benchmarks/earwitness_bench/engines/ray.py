@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from earwitness_bench.tasks import Task, Work
 
 _LOOPBACK = "127.0.0.1"
 _MEGABYTE = 2**20
+_PATIENCE_S = 10.0
 
 
 class Ray:
@@ -40,7 +42,8 @@ class Ray:
     Raises
     ------
     ConfigurationError
-        Ray is not installed, or there is no cluster at the address.
+        Ray is not installed, or nothing answers at the address: Ray itself would wait there for minutes, and only when
+        everything is loaded and fitted.
     """
 
     name = "ray"
@@ -58,6 +61,8 @@ class Ray:
             raise ConfigurationError(
                 "The engine 'ray' needs the package of that name: pip install 'earwitness[ray]'."
             ) from error
+        if address is not None:
+            _check_address(address)
         self._address = address
         self._jobs = jobs
         self.phases = False
@@ -133,6 +138,25 @@ class Ray:
         if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
             raise ConfigurationError(f"No machine of the Ray cluster has {resources}: they have {nodes}.")
         return {"num_cpus": resources.cpus, "num_gpus": gpus, "memory": int(wanted["memory"])}
+
+
+def _check_address(address: str) -> None:
+    """Refuse what is no ``HOST:PORT`` (or ``auto``, Ray's word for the cluster on this machine), or does not answer."""
+    if address == "auto":
+        return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ConfigurationError(
+            f"The address of a Ray cluster reads HOST:PORT, such as 127.0.0.1:6379, got {address!r}. `ray start "
+            "--head` says it; without an address, Ray is started on this machine."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"No Ray cluster answers at {address}: {error}. Is it running (`ray start --head`), and can this machine "
+            "reach it? Without an address, Ray is started on this machine."
+        ) from None
 
 
 class _Actor:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
+
+from earwitness.cli.options import say_options
+from earwitness.errors import EarwitnessError
 
 _LONGEST = 300
 
@@ -15,3 +20,11 @@ class Commands(click.Group):
         rows = [(name, command.get_short_help_str(_LONGEST)) for name, command in self.commands.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what it lacks is named by its own options."""
+        try:
+            return super().invoke(ctx)
+        except EarwitnessError as error:
+            say_options(error, ctx)
+            raise

@@ -6,13 +6,20 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from earwitness.cli.context import current_registry
 from earwitness.cli.options import classifier_options, classifier_parameters, refuse_classifier
 from earwitness.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from earwitness.classifier import AudioClassifier
+    from earwitness.protocols import Explainer
+
+_Named = tuple[str, dict[str, Any]]
+"""A name and parameters."""
 
 
 @click.command()
@@ -27,9 +34,13 @@ from earwitness.cli.progress import progress_bar
 )
 @classifier_options
 @click.option(
-    "--explainer", default="integrated-gradients", show_default=True, metavar="NAME", help="See `earwitness list`."
+    "--explainer",
+    default="integrated-gradients",
+    show_default=True,
+    metavar="NAME",
+    help="See `earwitness list explainers`.",
 )
-@click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="A parameter of the explainer.")
+@click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="See `earwitness list explainers NAME`.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), metavar="DIR", help="A fitted explainer's folder.")
 @click.option("--label", metavar="NAME", help="Explain this class instead of the classifier's decision.")
 @click.option(
@@ -100,6 +111,9 @@ def explain(
     and prints a verdict: is the class still there in what is heard, is it gone from the rest, and do random masks of
     the same energy do worse?
 
+    A recording that is explained again replaces what was written of it. Another one of the same name goes to
+    DIR/NAME-2, DIR/NAME-3 and so on.
+
     \b
     Examples:
       earwitness explain dog.wav
@@ -107,11 +121,10 @@ def explain(
       earwitness explain dog.wav --classifier mypackage.models:make --rule "energy(0.3)"
     """
     from earwitness.audio.rules import parse_rule
-    from earwitness.loading import load_classifier, load_explainer, load_self_explaining
+    from earwitness.output_folder import folders_of
     from earwitness.parameters import parse_assignments
     from earwitness.recordings import Settings, explain_recording
 
-    plugins = current_registry()
     settings = Settings(
         label=label,
         rule=parse_rule(rule),
@@ -121,35 +134,17 @@ def explain(
         window_s=window_s,
         match_loudness=match_loudness,
     )
-    if checkpoint is not None and plugins.explainer(explainer).spec.scope == "by-design":
-        refuse_classifier(explainer)
-        chosen, method = load_self_explaining(
-            explainer,
-            checkpoint,
-            parameters=parse_assignments(params),
-            device=device,
-            precision=precision,
-            plugins=plugins,
-        )
-    else:
-        chosen = load_classifier(
-            classifier,
-            parameters=classifier_parameters(classifier_params, weights),
-            device=device,
-            precision=precision,
-            plugins=plugins,
-        )
-        method = load_explainer(
-            explainer,
-            parameters=parse_assignments(params),
-            checkpoint=checkpoint,
-            classifier=chosen,
-            plugins=plugins,
-        )
+    chosen, method = _load(
+        (classifier, classifier_parameters(classifier_params, weights)),
+        (explainer, parse_assignments(params)),
+        checkpoint,
+        device=device,
+        precision=precision,
+    )
     if label is not None:
         chosen.target_of(label)
     documents = []
-    for file, folder in zip(files, _folders(files, out), strict=True):
+    for file, folder in zip(files, folders_of(files, out), strict=True):
         run = functools.partial(
             explain_recording,
             file,
@@ -167,6 +162,22 @@ def explain(
         raise SystemExit(1)
 
 
+def _load(
+    classifier: _Named, explainer: _Named, checkpoint: Path | None, **ready: Any
+) -> tuple[AudioClassifier, Explainer]:
+    """The classifier and the explainer, each by its name and parameters; one that explains itself is both."""
+    from earwitness.loading import load_classifier, load_explainer, load_self_explaining
+
+    plugins = current_registry()
+    name, parameters = explainer
+    if checkpoint is not None and plugins.explainer(name).spec.scope == "by-design":
+        refuse_classifier(name)
+        return load_self_explaining(name, checkpoint, parameters=parameters, plugins=plugins, **ready)
+    chosen = load_classifier(classifier[0], parameters=classifier[1], plugins=plugins, **ready)
+    method = load_explainer(name, parameters=parameters, checkpoint=checkpoint, classifier=chosen, plugins=plugins)
+    return chosen, method
+
+
 def _explain_one(file: Path, run: Callable[..., Any], *, quiet: bool) -> dict[str, Any]:
     """Explain a file and say so; one that fails costs the others nothing."""
     try:
@@ -178,6 +189,9 @@ def _explain_one(file: Path, run: Callable[..., Any], *, quiet: bool) -> dict[st
         return {"file": str(file), "error": _sentence(error)}
     if not quiet:
         say(file, result)
+        plain = result.folder.with_name(file.stem)
+        if result.folder != plain and plain.exists():
+            click.echo(f"  note: {plain} holds another recording of that name, so this one is in {result.folder}")
     return {**json.loads((result.folder / "explanation.json").read_text()), "folder": str(result.folder)}
 
 
@@ -204,14 +218,3 @@ def _sentence(error: Exception) -> str:
     from earwitness.errors import EarwitnessError
 
     return str(error) if isinstance(error, EarwitnessError) else f"{type(error).__name__}: {error}"
-
-
-def _folders(files: tuple[Path, ...], out: Path) -> list[Path]:
-    """One folder a file, named after it; files of the same name are numbered."""
-    taken: dict[str, int] = {}
-    folders = []
-    for file in files:
-        taken[file.stem] = taken.get(file.stem, 0) + 1
-        count = taken[file.stem]
-        folders.append(out / (file.stem if count == 1 else f"{file.stem}-{count}"))
-    return folders

@@ -28,7 +28,7 @@ from earwitness.cli.progress import progress_bar
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the result.")
 @classifier_options
-@click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="A parameter of the explainer.")
+@click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="See `earwitness list explainers NAME`.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")

@@ -1,4 +1,5 @@
-"""``earwitness list``: everything on offer, and what is broken. Reads specs only."""
+"""``earwitness list``: everything on offer, and what is broken. Reads specs only, but for a single thing by its name,
+which is imported to tell its parameters."""
 
 from __future__ import annotations
 
@@ -12,15 +13,15 @@ from typing import Any
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.layout import MIN_TEXT, lay_out
+from earwitness.cli.options import PARAMETER_OPTIONS
 from earwitness.registry import KINDS, Offer, Registry
 from earwitness.specs import ExplainerSpec, MetricSpec, Spec
 
-_MIN_SUMMARY = 30
-"""Columns of the terminal below which a summary gets lines of its own."""
-
 HELP = """What is installed, from which distribution, and what is broken.
 
-KIND is explainers, metrics, classifiers, datasets or commands; all of them without it. Where two distributions offer
+KIND is explainers, metrics, classifiers, datasets or commands; all of them without it. With NAME too, all about that
+one: its parameters with their types, defaults and meaning (it is imported for that). Where two distributions offer
 the same name it is shown in full, as DISTRIBUTION:NAME, and has to be used like that. FAMILY:NAME stands for several
 that another library names. Plugins that cannot be used are named at the end with their reason; this command succeeds
 all the same.
@@ -28,18 +29,22 @@ all the same.
 \b
 --json prints one object with a list for each kind and a list "broken":
   {"explainers": [{"name", "qualified_name", "collides", "distribution", "version",
-                   "summary", "target", "paper", "scope", "needs", "api"}, …],
-   "metrics":     [{… "metric_version", "paper", "needs", "refused", "api",
+                   "summary", "target", "paper", "scope", "needs", "api",
+                   "resources": {"cpus", "gpus", "memory_mb"}}, …],
+   "metrics":     [{… "metric_version", "paper", "needs", "attribution_only", "refused", "api",
                    "columns": [{"name", "direction", "aggregate", "headline", "summary"}, …]}, …],
-   "classifiers": [{… "paper"}, …],
+   "classifiers": [{… "paper", "retrain"}, …],
    "datasets":    [{… "paper", "licence"}, …],
    "commands":    [{… "section"}, …],
    "broken":      [{"distribution", "version", "module", "reason"}, …]}
-"version" is the distribution's. With KIND only that list and "broken" are there.
+"version" is the distribution's. With KIND only that list and "broken" are there. With NAME the
+list has that one only, and with it "parameters":
+  [{"name", "type", "required", "default", "summary"}, …]
 
 \b
 Examples:
   earwitness list explainers
+  earwitness list explainers gradcam
   earwitness list metrics --json
 """
 
@@ -58,10 +63,35 @@ def listing(registry: Registry, kinds: Sequence[str]) -> dict[str, list[dict[str
     dict of str to list of dict
         One list per kind, and ``"broken"``.
     """
-    found: dict[str, list[dict[str, Any]]] = {
-        kind: [_entry(name, offer) for name, offer in registry.shown_names(kind).items()] for kind in kinds
-    }
-    found["broken"] = [
+    found = {kind: [_entry(name, offer) for name, offer in registry.shown_names(kind).items()] for kind in kinds}
+    return {**found, "broken": _broken(registry)}
+
+
+def details(registry: Registry, kind: str, name: str) -> dict[str, list[dict[str, Any]]]:
+    """What ``--json`` prints of a single offer: as :func:`listing`, and its parameters.
+
+    Parameters
+    ----------
+    registry : Registry
+    kind : str
+        A key of ``earwitness.registry.KINDS``, but for ``"commands"``.
+    name : str
+
+    Raises
+    ------
+    PluginError
+        There is no such thing, it is refused, or it cannot be imported.
+    """
+    from earwitness.documented import documented_parameters
+
+    offer = registry.find(kind, name)
+    parameters = [parameter.document() for parameter in documented_parameters(offer.spec)]
+    shown = next(shown for shown, other in registry.shown_names(kind).items() if other == offer)
+    return {kind: [{**_entry(shown, offer), "parameters": parameters}], "broken": _broken(registry)}
+
+
+def _broken(registry: Registry) -> list[dict[str, Any]]:
+    return [
         {
             "distribution": broken.origin.distribution,
             "version": broken.origin.version,
@@ -70,7 +100,6 @@ def listing(registry: Registry, kinds: Sequence[str]) -> dict[str, list[dict[str
         }
         for broken in registry.broken
     ]
-    return found
 
 
 def _entry(shown_name: str, offer: Offer[Spec]) -> dict[str, Any]:
@@ -141,24 +170,7 @@ def table(registry: Registry, kind: str, width: int) -> str:
     rows += [[*cells, f"{refused}{', '.join(members)}"] for (*cells, refused), members in families.items()]
     if len(rows) == 1:
         return f"{kind.upper()}\n  none\n"
-    return "\n".join([kind.upper(), *_lay_out(rows, width)]) + "\n"
-
-
-def _lay_out(rows: list[list[str]], width: int) -> list[str]:
-    """Align all cells but the last, and wrap the last beside them or, where that gets too narrow, below them."""
-    widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows), strict=True)]
-    left = sum(widths) + 2 * len(widths)
-    beside = width - left - 2 >= _MIN_SUMMARY
-    lines = []
-    for number, (*cells, summary) in enumerate(rows):
-        start = "  " + "".join(f"{cell:<{size}}  " for cell, size in zip(cells, widths, strict=True))
-        if beside:
-            text = textwrap.wrap(summary, width - left - 2) or [""]
-            lines += [start + text[0], *(" " * (left + 2) + line for line in text[1:])]
-        else:
-            text = textwrap.wrap(summary, max(_MIN_SUMMARY, width - 6)) if number else []
-            lines += [start, *("      " + line for line in text)]
-    return [line.rstrip() for line in lines]
+    return "\n".join([kind.upper(), *lay_out(rows, width)]) + "\n"
 
 
 def _broken_text(registry: Registry, width: int) -> str:
@@ -166,23 +178,60 @@ def _broken_text(registry: Registry, width: int) -> str:
     for broken in registry.broken:
         origin = broken.origin
         text = f"{origin.distribution} {origin.version}, module {origin.module}: {broken.reason}"
-        wrapped = textwrap.wrap(text, max(_MIN_SUMMARY, width - 4), initial_indent="  ", subsequent_indent="    ")
+        wrapped = textwrap.wrap(text, max(MIN_TEXT, width - 4), initial_indent="  ", subsequent_indent="    ")
         lines += wrapped
     return "\n".join(lines) + "\n"
 
 
+def details_text(registry: Registry, kind: str, name: str, width: int) -> str:
+    """A single offer and its parameters, as text wrapped to ``width`` columns; raises as :func:`details` does."""
+    from earwitness.documented import documented_parameters
+
+    offer = registry.find(kind, name)
+    spec, origin = offer.spec, offer.origin
+    said = [f"{spec.name} ({spec.kind} of {origin.distribution} {origin.version})"]
+    facts = (spec.summary, getattr(spec, "paper", ""), *(f"needs: {needs}" for needs in [_needs(spec)] if needs))
+    said += [line for fact in facts for line in _indented(fact, width)]
+    parameters = documented_parameters(spec)
+    if not parameters:
+        return "\n".join([*said, "", "It takes no parameters."]) + "\n"
+    rows = [["name", "type", "default", "meaning"]]
+    rows += [[p.name, p.type, "(required)" if p.required else p.default_text, p.summary] for p in parameters]
+    option = PARAMETER_OPTIONS.get(spec.kind)
+    on_a_command = f"on the command line as {option} NAME=VALUE, " if option else ""
+    how = f"Give them {on_a_command}in a suite as parameters = {{ NAME = VALUE }}."
+    return "\n".join([*said, "", "PARAMETERS", *lay_out(rows, width), "", how]) + "\n"
+
+
+def _indented(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(MIN_TEXT, width - 2), initial_indent="  ", subsequent_indent="  ")
+
+
 @click.command("list", help=HELP)
 @click.argument("kind", type=click.Choice(tuple(KINDS)), required=False, metavar="[KIND]")
+@click.argument("name", required=False, metavar="[NAME]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-def list_command(kind: str | None, as_json: bool) -> None:
+def list_command(kind: str | None, name: str | None, as_json: bool) -> None:
     """Print tables, or JSON; see ``HELP``."""
     registry = current_registry()
+    width = shutil.get_terminal_size((100, 24)).columns
+    if kind and name:
+        if kind == "commands":
+            raise click.UsageError(f"A command says itself what it takes: `earwitness {name} --help`.")
+        if as_json:
+            _say_json(details(registry, kind, name))
+        else:
+            click.echo(details_text(registry, kind, name, width), nl=False)
+        return
     kinds = [kind] if kind else [*KINDS]
     if as_json:
-        click.echo(json.dumps(listing(registry, kinds), indent=2, ensure_ascii=False, default=str))
+        _say_json(listing(registry, kinds))
         return
-    width = shutil.get_terminal_size((100, 24)).columns
     parts = [table(registry, each, width) for each in kinds]
     if registry.broken:
         parts.append(_broken_text(registry, width))
     click.echo("\n".join(parts), nl=False)
+
+
+def _say_json(document: dict[str, list[dict[str, Any]]]) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False, default=str))

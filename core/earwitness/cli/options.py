@@ -7,10 +7,14 @@ from typing import Any, TypeVar
 
 import click
 
-from earwitness.errors import ConfigurationError
+from earwitness.cli.context import current_registry
+from earwitness.errors import ConfigurationError, EarwitnessError, MissingParameterError
 from earwitness.parameters import parse_assignments
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+PARAMETER_OPTIONS = {"explainer": "--param", "classifier": "--classifier-param", "dataset": "--dataset-param"}
+"""Options of commands that take ``NAME=VALUE``, by the kind of plugin that it is passed to."""
 
 
 def classifier_options(command: F) -> F:
@@ -55,3 +59,39 @@ def classifier_parameters(assignments: tuple[str, ...], weights: str | None) -> 
     """The parameters of a classifier's factory, as given on the command line."""
     parameters = parse_assignments(assignments)
     return {**parameters, "weights": weights} if weights else parameters
+
+
+def say_options(error: EarwitnessError, context: click.Context) -> None:
+    """Note on an error about a missing parameter how to give it to the very command, and where one reads what it is.
+
+    Parameters
+    ----------
+    error : EarwitnessError
+        Others, and one on which it is noted already, stay as they are.
+    context : click.Context
+        Of the group whose command failed.
+    """
+    if not isinstance(error, MissingParameterError) or hasattr(error, "__notes__"):
+        return
+    group, name = context.command, context.invoked_subcommand
+    command = group.get_command(context, name) if isinstance(group, click.Group) and name else None
+    if isinstance(command, click.Group):
+        return
+    parameters = command.params if command else []
+    offered = {name for parameter in parameters for name in parameter.opts}
+    ways = [way for missing in error.missing if (way := _way(error.kind, missing, offered))]
+    if ways:
+        error.add_note(f"Give {' '.join(ways)}.")
+    elif any(isinstance(parameter, click.Argument) and parameter.name == "suite" for parameter in parameters):
+        error.add_note(f"In the suite: parameters = {{ {', '.join(f'{missing} = …' for missing in error.missing)} }}.")
+    if current_registry(context).named(f"{error.kind}s", error.name):
+        error.add_note(f"`earwitness list {error.kind}s {error.name}` shows its parameters.")
+
+
+def _way(kind: str, name: str, offered: set[str]) -> str:
+    if (kind, name) == ("classifier", "weights") and "--weights" in offered:
+        return "--weights FILE"
+    option = PARAMETER_OPTIONS.get(kind, "")
+    if kind == "classifier" and option not in offered:
+        option = "--param"  # a command about a classifier, and about no explainer
+    return f"{option} {name}=VALUE" if option in offered else ""

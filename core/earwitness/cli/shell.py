@@ -9,6 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import say_options
 from earwitness.errors import EarwitnessError, PluginError, nearest
 from earwitness.registry import plugin_distributions, same_distribution
 
@@ -91,9 +92,10 @@ class Shell(click.Group):
         try:
             return super().invoke(ctx)
         except EarwitnessError as error:
+            say_options(error, ctx)
             if ctx.params.get("traceback"):
                 raise
-            raise _Refusal(str(error)) from error
+            raise _Refusal(" ".join([str(error), *getattr(error, "__notes__", ())])) from error
         except KeyboardInterrupt as error:
             raise _Interruption("Stopped.") from error
 
