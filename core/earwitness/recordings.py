@@ -20,7 +20,7 @@ from torch import Tensor
 
 from earwitness.artifacts import write_json
 from earwitness.audio.files import CLIPPED_LEVEL, Recording, is_constant, open_recording
-from earwitness.audio.rules import Energy, Rule
+from earwitness.audio.rules import Energy, Normalise, Rule
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Clip
 from earwitness.errors import AudioError
@@ -46,6 +46,7 @@ VERDICT_WINDOWS = 8
 """At most this many windows, those where the class is most probable, are put to the test against chance."""
 
 NOTHING_TO_HEAR = "nothing to hear"
+_OF_RELEVANCE = Energy(0.3)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ class Settings:
     ----------
     label : str, optional
         The class to explain. Default: the classifier's decision.
-    rule, scale, route
+    rule : Rule, optional
+        Default: a method's own mask or sound is kept as it is, and a mask of relevance keeps 30 % of the energy: enough
+        to be heard, and little enough for the rest to be a test.
+    scale, route
         See ``render``.
     seed : int
     window_s : float
@@ -68,7 +72,7 @@ class Settings:
     """
 
     label: str | None = None
-    rule: Rule = field(default_factory=lambda: Energy(0.3))
+    rule: Rule | None = None
     scale: Scale = "magnitude"
     route: Route = "waveform"
     seed: int = 0
@@ -208,6 +212,7 @@ class _Job:
         self.progress = progress
         self.listening = classifier.listening
         self.diagnostics: dict[str, float] = {}
+        self.rule: str | None = None  # as applied; "own" for a mask or sound of the method's own
         window_s = classifier.duration_s or settings.window_s
         self.n_window = round(window_s * classifier.rate)
         self.n_hop = max(1, self.n_window // 2)
@@ -373,7 +378,10 @@ class _Job:
         classes = torch.full((len(batch),), target, device=self.classifier.device)
         random = Random(self.settings.seed, batch.clip_ids)
         explanation = self.explainer.explain(self.classifier, batch, target=classes, random=random)
-        return scene, explanation, render(scene, explanation, self.settings.rule, self.settings.scale)
+        own = explanation.mask is not None or explanation.relevance is None
+        rule = self.settings.rule or (Normalise() if own else _OF_RELEVANCE)
+        self.rule = "own" if own and not isinstance(rule, Energy) else str(rule)
+        return scene, explanation, render(scene, explanation, rule, self.settings.scale)
 
     def _test(self, scene: Scene, rendering: Rendering, rows: list[int], target: int) -> Evidence:
         if len(rows) < len(scene.batch):
@@ -421,7 +429,7 @@ class _Job:
             "probabilities": ranking,
             "verdict": said,
             "status": "explained" if verdict else NOTHING_TO_HEAR,
-            "rule": str(self.settings.rule),
+            "rule": self.rule,
             "scale": self.settings.scale,
             "route": self.settings.route,
             "seed": self.settings.seed,

@@ -161,6 +161,20 @@ def test_both_scales_and_both_routes_are_open(scale: str, route: str, tmp_path: 
     assert explained(tmp_path / "in.wav", tmp_path / "out", rule=rule, scale=scale, route=route).verdict is not None
 
 
+def test_a_mask_of_the_methods_own_is_heard_as_it_is_unless_a_budget_is_asked_for(tmp_path: Path) -> None:
+    class Half:
+        def explain(self, classifier, batch, *, target, random):
+            shape = classifier.listening.grid(batch.waveforms.shape[1]).shape
+            return Explanation(target, mask=Mask(torch.full((len(batch), *shape), 0.5), "stft"))
+
+    soundfile.write(tmp_path / "in.wav", sound(1.0, 16000), 16000, subtype="FLOAT")
+    for rule, said, kept in ((None, "own", 0.25), ("normalise", "own", 0.25), ("energy(0.6)", "energy(0.6,soft)", 0.6)):
+        result = explained(tmp_path / "in.wav", tmp_path / "out", Half(), rule=rule and parse_rule(rule))
+        assert result.verdict is not None
+        assert result.verdict.kept_energy == pytest.approx(kept, abs=1e-3)
+        assert json.loads((result.folder / "explanation.json").read_text())["rule"] == said
+
+
 def test_an_explanation_that_points_at_nothing_is_heard_as_nothing_and_said_to(tmp_path: Path) -> None:
     """Not as the whole recording at a lower level, whatever energy the rule would keep."""
 

@@ -45,10 +45,8 @@ _Named = tuple[str, dict[str, Any]]
 @click.option("--label", metavar="NAME", help="Explain this class instead of the classifier's decision.")
 @click.option(
     "--rule",
-    default="energy(0.3)",
-    show_default=True,
     help="From relevance to a mask: normalise, quantile(q), relevance_share(p), energy(p), energy(p,hard), "
-    "percentile_blur(p).",
+    "percentile_blur(p).  [default: a method's own mask or sound; of relevance, energy(0.3)]",
 )
 @click.option("--scale", type=click.Choice(["magnitude", "log1p"]), default="magnitude", show_default=True)
 @click.option(
@@ -86,7 +84,7 @@ def explain(
     params: tuple[str, ...],
     checkpoint: Path | None,
     label: str | None,
-    rule: str,
+    rule: str | None,
     scale: Any,
     route: Any,
     window_s: float,
@@ -127,7 +125,7 @@ def explain(
 
     settings = Settings(
         label=label,
-        rule=parse_rule(rule),
+        rule=None if rule is None else parse_rule(rule),
         scale=scale,
         route=route,
         seed=seed,
