@@ -477,6 +477,7 @@ def test_a_fit_can_be_fine_tuned_further_and_from_nothing_else(tmp_path: Path) -
     tuned = fitted(tmp_path / "tuned", classifier=own, start=str(tmp_path / "earlier"), steps=0, finetune_steps=1)
     before, after = earlier.fitted.decoder.state_dict(), tuned.fitted.decoder.state_dict()
     assert 0 < max(float((after[name] - before[name]).abs().max()) for name in before) < 0.01, "one step away"
+    assert tuned.fitted.sparsity == earlier.fitted.sparsity != earlier.objective.sparsity
     with pytest.raises(CheckpointError, match="of width 4 that listens"):
         fitted(tmp_path / "wider", classifier=own, start=str(tmp_path / "earlier"), steps=0, finetune_steps=1, width=4)
     with pytest.raises(CheckpointError, match="holds no fitted explainer"):

@@ -160,5 +160,7 @@ def test_sparsity_rises_while_masks_keep_too_much_and_falls_while_they_keep_too_
         row = [0.0] * len(COLUMNS)
         row[COLUMNS.index("step")], row[COLUMNS.index("mean_mask")] = 50.0 * step, mean_mask
         free.state.curves.training.append(row)
-    assert free._sparsity() == pytest.approx(2 * math.sqrt(4 * 2 * 0.5))
-    assert fixed._sparsity() == 2
+    assert free.sparsity == pytest.approx(2 * math.sqrt(4 * 2 * 0.5))
+    assert fixed.sparsity == 2
+    free.state.curves.training.append([550.0] + [0.9] * (len(COLUMNS) - 1))
+    assert free.sparsity == pytest.approx(4), "it is no longer adapted while masks follow guidance"

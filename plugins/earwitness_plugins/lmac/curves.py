@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -56,6 +57,18 @@ class Curves:
             return ""
         last = dict(zip(COLUMNS, self.training[-1], strict=True))
         return collapse(last["mean_mask"], last["spread"])
+
+    def adapted(self, sparsity: float, mean_mask: float | None, *, until: int) -> float:
+        """λ_s after the stretches up to a step: each multiplies it by the root of what masks kept over ``mean_mask``.
+
+        It is a function of the curve, so that a resumed training has the same.
+        """
+        if mean_mask is None:
+            return sparsity
+        rows = [dict(zip(COLUMNS, row, strict=True)) for row in self.training]
+        kept = [max(row["mean_mask"], _NOTHING) for row in rows if row["step"] <= until]
+        factor: float = math.prod((each / mean_mask) ** 0.5 for each in kept)
+        return sparsity * factor
 
     def summary(self) -> str:
         """The last stretch, and the last look at validation, in a line."""

@@ -6,6 +6,7 @@ import copy
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, get_args
 
@@ -76,8 +77,8 @@ class LMAC:
     finetune_steps : int
         Steps of a second stage, with guidance to what is loud in the clean clip.
     start : str, optional
-        The folder of an earlier fit to the same classifier, whose decoder this one starts from; ``steps`` may then be
-        0.
+        The folder of an earlier fit to the same classifier, from whose decoder and last λ_s this one starts; ``steps``
+        may then be 0.
     guidance_weight, guidance_loss, least_cosine
         λ_g, ``"bce"`` or ``"norm"``, and CCT; see :class:`~earwitness_plugins.lmac.guidance.Guidance`.
     examples : int
@@ -231,16 +232,18 @@ class LMAC:
         if not len(material):
             raise ConfigurationError(f"All {len(train)} training clips are silent: there is nothing to hear in them.")
         held_out = held_out if held_out is not None and len(held_out) else None
+        objective = self.objective
         if self.start is None:
             decoder = self._decoder(classifier, material, seed=random)
         else:
-            decoder = self._earlier_decoder(Path(self.start), classifier, layers)
-        decoder = decoder.to(classifier.device)
+            earlier = self._earlier(Path(self.start), classifier, layers)
+            decoder = copy.deepcopy(earlier.decoder).train().requires_grad_()
+            objective = replace(objective, sparsity=earlier.sparsity)
         training = Training(
             classifier,
-            decoder,
+            decoder.to(classifier.device),
             kind=self.kind,
-            objective=self.objective,
+            objective=objective,
             guidance=self.guidance,
             recipe=self.recipe,
         )
@@ -248,7 +251,8 @@ class LMAC:
         found = training.run(
             material, held_out, seed=random, workspace=workspace, progress=progress, on_look=make_audible
         )
-        self._fitted = FittedDecoder(fresh(decoder, found.kept), layers, found.kept_step, found.curves)
+        kept = fresh(decoder, found.kept)
+        self._fitted = FittedDecoder(kept, layers, found.kept_step, training.sparsity, found.curves)
 
     def state(self) -> Mapping[str, Tensor]:
         """See :meth:`FittedDecoder.tensors`; training curves included."""
@@ -348,13 +352,13 @@ class LMAC:
         decoder.initialise(rows.maps, seed=stream_seed(seed, "decoder"))
         return decoder
 
-    def _earlier_decoder(self, folder: Path, classifier: AudioClassifier, layers: Sequence[str]) -> MaskDecoder:
+    def _earlier(self, folder: Path, classifier: AudioClassifier, layers: Sequence[str]) -> FittedDecoder:
         earlier = load_fitted(registry(), folder, classifier)
         if not isinstance(earlier, LMAC) or set(earlier.fitted.layers) != set(layers) or earlier.width != self.width:
             raise CheckpointError(
                 f"{folder} holds no mask decoder of width {self.width} that listens to {', '.join(layers)}."
             )
-        return copy.deepcopy(earlier.fitted.decoder).train().requires_grad_()
+        return earlier.fitted
 
     @torch.no_grad()
     def _write_examples(

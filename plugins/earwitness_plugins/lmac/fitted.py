@@ -24,12 +24,15 @@ class FittedDecoder:
         In the order in which the classifier computes them.
     step : int
         The decoder is that of this step.
+    sparsity : float
+        λ_s at the end of the fit.
     curves : Curves
     """
 
     decoder: MaskDecoder
     layers: tuple[str, ...]
     step: int
+    sparsity: float
     curves: Curves
 
     def tensors(self) -> dict[str, Tensor]:
@@ -38,6 +41,7 @@ class FittedDecoder:
             "layers": torch.tensor(list("\n".join(self.layers).encode()), dtype=torch.uint8),
             "bands": torch.tensor(self.decoder.bands),
             "step": torch.tensor(self.step),
+            "sparsity": torch.tensor(self.sparsity, dtype=torch.float64),
             **{f"decoder/{name}": value for name, value in self.decoder.state_dict().items()},
             **self.curves.tensors(),
         }
@@ -59,6 +63,7 @@ class FittedDecoder:
             decoder = MaskDecoder(channels, entrances[0].shape[0], bands=int(tensors["bands"]))
             decoder.load_state_dict(weights)
             decoder = decoder.eval().requires_grad_(False)
-            return cls(decoder, layers, int(tensors["step"]), Curves.of_tensors(tensors))
+            step, sparsity = int(tensors["step"]), float(tensors["sparsity"])
+            return cls(decoder, layers, step, sparsity, Curves.of_tensors(tensors))
         except (KeyError, RuntimeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"These are not the tensors of a fitted mask decoder: {error}. Fit again.") from error

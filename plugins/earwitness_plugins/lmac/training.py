@@ -38,7 +38,6 @@ BUDGETS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 _CLIP = 1.0
 _ROWS_ASKED = 8  # at once, on a CPU: what lies between then stays in its cache
-_LEAST_KEPT = 1e-3  # of a mask, where λ_s is adapted
 _RISE = 1e-4  # of a probability, from which on it counts as an increase
 
 
@@ -200,7 +199,7 @@ class Training:
 
         own = mask if budget is None else self.kind.mask(logits, passage)
         unwarped = torch.ones_like(loss) if budget is None else budget.isnan().to(loss)
-        terms = unwarped * self._sparsity() * passage.extent(own)
+        terms = unwarped * self.sparsity * passage.extent(own)
         terms = terms + unwarped * self.objective.tv * total_variation(own)
         guided = torch.zeros(len(rows), dtype=torch.bool, device=loss.device)
         if self.state.step >= self.recipe.steps:
@@ -216,13 +215,11 @@ class Training:
             guided=guided,
         )
 
-    def _sparsity(self) -> float:
-        """λ_s, a function of the training curve, so that a resumed training has the same."""
-        if self.recipe.mean_mask is None:
-            return self.objective.sparsity
-        kept = [max(row[COLUMNS.index("mean_mask")], _LEAST_KEPT) for row in self.state.curves.training]
-        factor: float = math.prod((each / self.recipe.mean_mask) ** 0.5 for each in kept)
-        return self.objective.sparsity * factor
+    @property
+    def sparsity(self) -> float:
+        """λ_s of the next step; it is no longer adapted while masks follow guidance."""
+        recipe = self.recipe
+        return self.state.curves.adapted(self.objective.sparsity, recipe.mean_mask, until=recipe.steps)
 
     def _asked(self, features: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The classifier on heard (first half) and rest: objective and probabilities (B,), gradient by the features.
