@@ -6,6 +6,7 @@ take no more than two windows do.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -227,10 +228,10 @@ class _Job:
 
     def run(self, target: int | None) -> ExplainedRecording:
         heard = self._listen()
-        clear(self.folder, keep=self.recording.path)
         notes = self._notes(heard)
         audible = [p for p, constant in zip(heard.probabilities, heard.constant, strict=True) if not constant]
         if not audible or self.recording.is_constant():
+            clear(self.folder, keep=self.recording.path)
             return self._finish(None, {}, None, [*notes, f"{NOTHING_TO_HEAR}: the recording is silent or constant"])
         mean = torch.stack(audible).mean(0)
         target = int(mean.argmax()) if target is None else target
@@ -329,12 +330,14 @@ class _Job:
         part_files = PartFiles(self.folder, rate, duration_s, bins, n_columns, self.settings.rule)
         evidence: list[Evidence] = []
         done = n_pointless = 0
+        rendered = ((chunk, *self._render(chunk, target)) for chunk in self._chunks())
+        pieces = itertools.chain([next(rendered)], rendered)  # where a method fails at once, what was there stays
+        clear(self.folder, keep=self.recording.path)
         with ExitStack() as stack:
             heard_file = stack.enter_context(StitchedSound(self.folder / "heard.wav", rate))
             rest_file = stack.enter_context(StitchedSound(self.folder / "rest.wav", rate))
             stack.enter_context(part_files)
-            for chunk in self._chunks():
-                scene, explanation, rendering = self._render(chunk, target)
+            for chunk, scene, explanation, rendering in pieces:
                 for name, values in explanation.diagnostics.items():
                     self.diagnostics[name] = max(self.diagnostics.get(name, -math.inf), float(values.max()))
                 relevance = scene.importance(explanation)

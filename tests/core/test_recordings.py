@@ -143,6 +143,17 @@ def test_a_method_that_fails_half_way_leaves_no_half_written_sound(tmp_path: Pat
     assert not list((tmp_path / "out").glob("*.wav"))
 
 
+def test_a_method_that_fails_at_once_leaves_an_earlier_explanation(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", sound(1.0, 16000), 16000)
+    folder = explained(tmp_path / "in.wav", tmp_path / "out").folder
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    broken = Fails()
+    broken.calls = 1
+    with pytest.raises(RuntimeError, match="out of ideas"):
+        explained(tmp_path / "in.wav", tmp_path / "out", explainer=broken)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_all_numbers_are_in_the_document(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", sound(1.0, 16000), 16000)
     result = explained(tmp_path / "in.wav", tmp_path / "out")
