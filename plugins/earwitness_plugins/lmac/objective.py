@@ -50,7 +50,7 @@ class Objective:
     def __post_init__(self) -> None:
         names = ("in_weight", "increase_weight", "out_weight", "sparsity", "tv")
         weights = {name: getattr(self, name) for name in names}
-        wrong = {name: value for name, value in weights.items() if not _is_weight(value)}
+        wrong = {name: value for name, value in weights.items() if not is_weight(value)}
         if wrong or not any(weights.values()):
             raise ConfigurationError(
                 f"Weights of the objective are numbers of 0 or more, and not all 0; got {weights}."
@@ -108,5 +108,6 @@ def binarised(mask: Tensor) -> Tensor:
     return (mask > 0.5).to(mask.dtype) + (mask - mask.detach())  # the bracket is exactly 0
 
 
-def _is_weight(value: object) -> bool:
+def is_weight(value: object) -> bool:
+    """Whether it is a finite number of 0 or more."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")

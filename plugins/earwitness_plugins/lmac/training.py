@@ -25,7 +25,7 @@ from earwitness_plugins.lmac.decoder import MaskDecoder
 from earwitness_plugins.lmac.guidance import Guidance
 from earwitness_plugins.lmac.masks import MaskKind, answer, on_stft
 from earwitness_plugins.lmac.material import Material, Rows
-from earwitness_plugins.lmac.objective import Objective, total_variation
+from earwitness_plugins.lmac.objective import Objective, is_weight, total_variation
 from earwitness_plugins.lmac.passages import Passage
 from earwitness_plugins.lmac.swift import swift
 
@@ -73,13 +73,15 @@ class Recipe:
                 f"batch_size, and steps and finetune_steps together, are whole numbers of 1 or more; got "
                 f"{self.batch_size}, {self.steps} and {self.finetune_steps}."
             )
-        if not 0 < self.learning_rate < float("inf") or not 0 <= self.budget_share <= 1:
+        if not all(map(is_weight, (self.learning_rate, self.budget_share))) or not (
+            self.learning_rate > 0 and self.budget_share <= 1
+        ):
             raise ConfigurationError(
-                f"Expected learning_rate > 0 and budget_share in [0, 1], got {self.learning_rate} and "
-                f"{self.budget_share}."
+                f"Expected learning_rate > 0 and budget_share in [0, 1], got {self.learning_rate!r} and "
+                f"{self.budget_share!r}."
             )
-        if self.mean_mask is not None and not 0 < self.mean_mask < 1:
-            raise ConfigurationError(f"mean_mask is what masks should keep, between 0 and 1; got {self.mean_mask}.")
+        if self.mean_mask is not None and not (is_weight(self.mean_mask) and 0 < self.mean_mask < 1):
+            raise ConfigurationError(f"mean_mask is what masks should keep, between 0 and 1; got {self.mean_mask!r}.")
 
     @property
     def total(self) -> int:
