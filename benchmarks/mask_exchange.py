@@ -4,8 +4,9 @@
 
 A mask that is heard as its class may show where in the recording the class is, or be of a shape that the classifier
 takes for the class whatever is behind it. No score of a recording under its own mask can tell the two apart. So each
-mask is put on other recordings too, of which the classifier decided otherwise: how many become the mask's class? The
-figures of docs/lmac.md; two minutes.
+mask is put on other recordings too, of which the classifier decided otherwise: how many become the mask's class? And
+each recording is explained as other classes: how many become what was asked for? The figures of docs/lmac.md; five
+minutes.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from earwitness import load_classifier, load_explainer
 from earwitness.audio.rules import Energy, Normalise, Rule
 from earwitness.batching import load_batch
 from earwitness.classifier import AudioClassifier
-from earwitness.clips import Dataset
+from earwitness.clips import Batch, Dataset
 from earwitness.fitting import load_fitted
 from earwitness.loading import load_dataset
 from earwitness.protocols import Explainer
@@ -28,9 +30,10 @@ from earwitness.random import Random
 from earwitness.registry import registry
 from earwitness.render import Scene
 
-METHODS = ("gradcam", "integrated-gradients", "saliency", "loudness", "uniform-noise")
+METHODS = ("gradcam", "integrated-gradients", "gradient-shap", "saliency", "loudness", "uniform-noise")
 SHARE = 0.3  # of the energy, for methods whose maps have no level of their own
 N_CLIPS = 8  # that exchange their masks
+ASKED = (1, 4, 7)  # that many classes behind the decision
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,15 @@ class Exchange:
         Recordings that become, under the mask of another of which the decision is otherwise, that one's class.
     probability, before : float
         Mean probability of that class with the mask, and without it.
+    asked : float
+        Recordings that become, under the mask that explains another class than the decision, that class.
     """
 
     own: float
     other: float
     probability: float
     before: float
+    asked: float
 
 
 @torch.no_grad()
@@ -67,14 +73,17 @@ def exchange(classifier: AudioClassifier, dataset: Dataset, explainer: Explainer
         Of maps that are no masks.
     """
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
-    own, other, probability, before = [], [], [], []
+    own, other, probability, before, asked = [], [], [], [], []
     for first in range(0, len(order), N_CLIPS):
         batch = load_batch(dataset, order[first : first + N_CLIPS], classifier.rate, device=classifier.device)
         scene = Scene(classifier, batch, classifier.listening, "waveform")
         decision = scene.original.argmax(1)
-        with torch.enable_grad():
-            explanation = explainer.explain(classifier, batch, target=decision, random=Random(0, batch.clip_ids))
-        gain = scene.gain(explanation, rule)
+        gain, *others = [
+            _gain(explainer, scene, batch, (decision + step) % len(classifier.labels), rule) for step in (0, *ASKED)
+        ]
+        for step, of_other in zip(ASKED, others, strict=True):
+            wanted = (decision + step) % len(classifier.labels)
+            asked.append(scene.probabilities(of_other).argmax(1) == wanted)
         own.append(scene.probabilities(gain).argmax(1) == decision)
         for shift in range(1, len(batch)):
             wanted = decision.roll(shift)
@@ -83,7 +92,13 @@ def exchange(classifier: AudioClassifier, dataset: Dataset, explainer: Explainer
             other.append((heard.argmax(1) == wanted)[differs])
             probability.append(heard.gather(1, wanted[:, None])[differs, 0])
             before.append(scene.original.gather(1, wanted[:, None])[differs, 0])
-    return Exchange(*(float(torch.cat(values).float().mean()) for values in (own, other, probability, before)))
+    return Exchange(*(float(torch.cat(values).float().mean()) for values in (own, other, probability, before, asked)))
+
+
+@torch.enable_grad()
+def _gain(explainer: Explainer, scene: Scene, batch: Batch, target: Tensor, rule: Rule) -> Tensor:
+    explanation = explainer.explain(scene.classifier, batch, target=target, random=Random(0, batch.clip_ids))
+    return scene.gain(explanation, rule).detach()
 
 
 def main() -> None:
@@ -100,11 +115,13 @@ def main() -> None:
         fitted = load_fitted(registry(), asked.lmac, classifier)
         explainers = {"lmac": (fitted, Normalise()), f"lmac, {SHARE:.0%} of the energy": (fitted, Energy(SHARE))}
     explainers |= {name: (load_explainer(name), Energy(SHARE)) for name in METHODS}
-    print(f"{'masks of':28s} {'own stays':>10s} {'becomes it':>11s} {'p(it)':>7s} {'before':>7s}")
+    print(f"{'masks of':28s} {'own stays':>10s} {'becomes it':>11s} {'p(it)':>7s} {'before':>7s} {'asked':>7s}")
     for name, (explainer, rule) in explainers.items():
         found = exchange(classifier, dataset, explainer, rule)
         print(
-            f"{name:28s} {found.own:10.1%} {found.other:11.1%} {found.probability:7.3f} {found.before:7.3f}", flush=True
+            f"{name:28s} {found.own:10.1%} {found.other:11.1%} {found.probability:7.3f} {found.before:7.3f} "
+            f"{found.asked:7.1%}",
+            flush=True,
         )
 
 

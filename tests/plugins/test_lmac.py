@@ -213,7 +213,7 @@ def test_validation_scores_are_those_of_the_masks(tmp_path: Path) -> None:
 
 
 def test_guided_masks_move_towards_what_is_loud(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"steps": 10, "learning_rate": 5e-3, "least_cosine": -1.0}
+    settings: dict[str, Any] = {"steps": 10, "learning_rate": 5e-3, "least_cosine": -1.0, "exchange_weight": 0.0}
     plain = fitted(tmp_path / "plain", **settings)
     guided = fitted(tmp_path / "guided", **settings, finetune_steps=60, guidance_weight=32.0)
     magnitude = own_classifier().listening.forward(Batch.of(tones(4, seed=9)).waveforms).abs()
@@ -326,6 +326,19 @@ def test_the_answer_says_whether_the_target_is_the_decision(method: LMAC) -> Non
     assert found.diagnostics["is_decision"].tolist() == [1, 0, 1]
 
 
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_decoder_that_is_told_the_class_has_a_mask_for_each(tmp_path: Path, conditional: bool) -> None:
+    found = fitted(tmp_path, class_conditional=conditional)
+    own, batch = own_classifier(), Batch.of(tones(2, seed=9))
+    first, other = (
+        mask_of(found.explain(own, batch, target=torch.tensor([label, label]), random=Random(0, batch.clip_ids)))
+        for label in (0, 1)
+    )
+    assert torch.equal(first, other) is not conditional
+    with pytest.raises(CheckpointError, match="told the class"):
+        LMAC(width=found.width, class_conditional=not conditional).load_state(found.state())
+
+
 def test_binary_masks_are_binary(tmp_path: Path) -> None:
     values = mask_of(explained(fitted(tmp_path, binarize=True, learning_rate=0.02)))
     assert set(values.unique().tolist()) <= {0.0, 1.0}
@@ -355,8 +368,10 @@ def test_masks_for_budgets_keep_half_of_the_energy_and_rank_as_they_were_trained
 
 def test_presets_are_the_published_objective_and_the_one_for_budgets() -> None:
     paper, budget = lmac_paper(), lmac_budget()
-    weights = Objective(in_weight=4.0, increase_weight=0.0, out_weight=0.2, sparsity=6.4, out_loss="published")
-    assert paper.objective == weights
+    weights = Objective(
+        in_weight=4.0, increase_weight=0.0, out_weight=0.2, exchange_weight=0.0, sparsity=6.4, out_loss="published"
+    )
+    assert (paper.objective, paper.class_conditional) == (weights, False)
     assert (paper.recipe.budget_share, paper.recipe.mean_mask) == (0, None)
     assert (budget.recipe.budget_share, budget.objective.sparsity) == (1, 0)
     assert {offer.spec.name for offer in registry().offers("explainers")} >= {"lmac", "lmac-paper", "lmac-budget"}

@@ -57,6 +57,16 @@ def test_the_objective_is_the_formula(out_loss: str, multilabel: bool) -> None:
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
+def test_a_mask_should_not_make_its_class_of_another_recording(multilabel: bool) -> None:
+    exchanged, foreign = 2 * seeded(3, 4), torch.tensor([2, 1, 3])
+    found = Objective(exchange_weight=1.5).of_exchanged(exchanged, foreign, DECISION, multilabel=multilabel)
+    assert float(found[0]) == 0, "it is of that class itself"
+    for row in (1, 2):
+        p = probability(exchanged[row], int(foreign[row]), multilabel=multilabel)
+        assert float(found[row]) == pytest.approx(-1.5 * math.log(1 - p), rel=1e-5)
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
 def test_log_odds_are_finite_where_the_classifier_is_sure(multilabel: bool) -> None:
     logits = torch.tensor([[1e4, 0.0, 0.0], [0.0, -1e4, 0.0]]).requires_grad_()
     found = log_odds(logits, torch.tensor([0, 1]), multilabel=multilabel)
@@ -94,7 +104,7 @@ def test_binarisation_is_straight_through() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"in_weight": -1.0}, {"tv": float("nan")}, {"out_loss": "boundless"}, {"sparsity": "4"},
-     {"in_weight": 0.0, "increase_weight": 0.0, "out_weight": 0.0, "sparsity": 0.0}],
+     dict.fromkeys(("in_weight", "increase_weight", "out_weight", "exchange_weight", "sparsity"), 0.0)],
 )  # fmt: skip
 def test_wrong_weights_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):

@@ -176,8 +176,11 @@ def test_the_swift_classifier_says_the_same() -> None:
 # --- the decoder
 
 
-def decoder_of(maps: list[Tensor], *, width: int = 16, bands: int = 0, seed: int = 0) -> MaskDecoder:
-    decoder = MaskDecoder([each.shape[1] for each in maps], width, bands=bands)
+CLASSES = torch.tensor([2, 0])
+
+
+def decoder_of(maps: list[Tensor], *, width: int = 16, bands: int = 0, classes: int = 0, seed: int = 0) -> MaskDecoder:
+    decoder = MaskDecoder([each.shape[1] for each in maps], width, bands=bands, classes=classes)
     decoder.initialise(maps, seed=seed)
     return decoder
 
@@ -202,7 +205,7 @@ def test_a_decoder_takes_maps_of_any_size_to_any_grid(
 ) -> None:
     maps = maps_of(*shapes)
     bands = grid[0] if shapes[0][1] == 1 else 0
-    logits = decoder_of(maps, bands=bands)(maps, grid)
+    logits = decoder_of(maps, bands=bands)(maps, grid, CLASSES)
     assert tuple(logits.shape) == (2, *grid)
     assert float(logits.std()) > 0
     if bands:
@@ -212,20 +215,36 @@ def test_a_decoder_takes_maps_of_any_size_to_any_grid(
 def test_a_decoder_sees_each_row_alone_whatever_the_level_of_its_maps() -> None:
     maps = maps_of((3, 16, 20), (4, 8, 10))
     loud = [1000 * each for each in maps]
-    decoder = decoder_of(maps)
-    assert torch.allclose(decoder(maps, (16, 20))[1:], decoder([each[1:] for each in maps], (16, 20)), atol=1e-5)
-    assert torch.allclose(decoder_of(loud)(loud, (16, 20)), decoder(maps, (16, 20)), atol=1e-4)
+    decoder = decoder_of(maps, classes=3)
+    found = decoder(maps, (16, 20), CLASSES)
+    assert torch.allclose(found[1:], decoder([each[1:] for each in maps], (16, 20), CLASSES[1:]), atol=1e-5)
+    assert torch.allclose(decoder_of(loud, classes=3)(loud, (16, 20), CLASSES), found, atol=1e-4)
+
+
+def test_a_decoder_sees_the_whole_clip_and_the_class_it_is_told() -> None:
+    maps = maps_of((3, 16, 40), (4, 8, 20), n_rows=1)
+    elsewhere = [each.clone() for each in maps]
+    for each in elsewhere:
+        each[..., -each.shape[3] // 4 :] = 0
+    told, untold = decoder_of(maps, classes=3), decoder_of(maps)
+    first, other = torch.tensor([0]), torch.tensor([1])
+    start = (..., slice(0, 4))
+    assert not torch.allclose(untold(maps, (16, 40), first)[start], untold(elsewhere, (16, 40), first)[start])
+    assert torch.equal(untold(maps, (16, 40), first), untold(maps, (16, 40), other))
+    assert not torch.allclose(told(maps, (16, 40), first), told(maps, (16, 40), other))
+    with pytest.raises(CheckpointError, match="for 3 classes"):
+        told(maps, (16, 40), torch.tensor([3]))
 
 
 def test_initial_weights_are_drawn_from_the_seed_alone() -> None:
     maps, before = maps_of((3, 16, 20), (4, 8, 10)), torch.get_rng_state()
-    decoder = decoder_of(maps)
+    decoder = decoder_of(maps, classes=3)
     after = torch.get_rng_state()
     torch.set_rng_state(before)
     one, same, other = [], [], []
     for seed, found in ((1, one), (1, same), (2, other)):
         decoder.initialise(maps, seed=seed)
-        found.append(decoder(maps, (16, 20)))
+        found.append(decoder(maps, (16, 20), CLASSES))
     assert torch.equal(torch.get_rng_state(), before)
     torch.set_rng_state(after)
     assert torch.equal(one[0], same[0])
@@ -235,7 +254,7 @@ def test_initial_weights_are_drawn_from_the_seed_alone() -> None:
 def test_maps_of_other_channels_are_refused() -> None:
     decoder = decoder_of(maps_of((3, 16, 20), (4, 8, 10)))
     with pytest.raises(CheckpointError, match="Fit again"):
-        decoder(maps_of((4, 16, 20), (4, 8, 10)), (16, 20))
+        decoder(maps_of((4, 16, 20), (4, 8, 10)), (16, 20), CLASSES)
 
 
 # --- noise

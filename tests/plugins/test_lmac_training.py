@@ -30,8 +30,10 @@ from networks import N_SAMPLES, OneEach, classifier_of, clips_of, noise
 
 ROWS = (0, 1, 2, 3)
 PLAIN = MaskKind(domain="stft", scale="magnitude")
-PUBLISHED = Objective(in_weight=4.0, increase_weight=0.0, out_weight=0.2, sparsity=6.4, out_loss="published")
-GUIDANCE = Guidance(weight=4.0, least_cosine=0.9)
+PUBLISHED = Objective(
+    in_weight=4.0, increase_weight=0.0, out_weight=0.2, exchange_weight=0.0, sparsity=6.4, out_loss="published"
+)
+GUIDANCE = Guidance(weight=4.0, least_cosine=0.8)
 
 
 def material_of(classifier: AudioClassifier, kind: MaskKind) -> Material:
@@ -44,8 +46,17 @@ def material_of(classifier: AudioClassifier, kind: MaskKind) -> Material:
     return made
 
 
+def undecided(kind: MaskKind) -> AudioClassifier:
+    """To which these clips are of different classes."""
+    network = OneEach()
+    with torch.no_grad():
+        biased = classifier_of(network)
+        network.head.bias -= biased.logits(material_of(biased, kind).heard(ROWS).waveforms).mean(0)
+    return classifier_of(network)
+
+
 def decoder_of(maps: tuple[Tensor, ...]) -> MaskDecoder:
-    decoder = MaskDecoder([each.shape[1] for each in maps], 16)
+    decoder = MaskDecoder([each.shape[1] for each in maps], 16, classes=3)
     decoder.initialise(maps, seed=1)
     with torch.no_grad():
         decoder.mask.weight.mul_(20)  # masks that are not near one half everywhere
@@ -105,7 +116,7 @@ def plain_guidance(mask: Tensor, heard: Batch, clean: Batch, classifier: AudioCl
 def test_a_step_has_the_gradient_of_the_plain_loop(
     kind: MaskKind, objective: Objective, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = classifier_of(OneEach())
+    own = undecided(kind)
     material = material_of(own, kind)
     heard, clean = material.heard(ROWS), material.clean(ROWS)
     rows = material.rows(ROWS, heard)
@@ -117,11 +128,13 @@ def test_a_step_has_the_gradient_of_the_plain_loop(
     found = [parameter.grad for parameter in decoder.parameters()]
     assert all(gradient is not None for gradient in found)
 
-    logits = decoder(rows.maps, coarse_grid(own, N_SAMPLES).shape)
-    mask = plain_mask(logits, kind, heard, own, recipe.budget_share)
     logits_of_all = own.logits(heard.waveforms)
     decision = logits_of_all.argmax(1)
-    inside, outside = (plain_answer(each, kind, heard, own) for each in (mask, 1 - mask))
+    logits = decoder(rows.maps, coarse_grid(own, N_SAMPLES).shape, decision)
+    mask = plain_mask(logits, kind, heard, own, recipe.budget_share)
+    inside, outside, exchanged = (
+        plain_answer(each, kind, heard, own) for each in (mask, 1 - mask, torch.cat([mask[-1:], mask[:-1]]))
+    )
     loss = objective.in_weight * functional.cross_entropy(inside, decision, reduction="none")
     confidence, reached = (
         functional.softmax(each.double(), 1).gather(1, decision[:, None])[:, 0].logit()
@@ -133,6 +146,10 @@ def test_a_step_has_the_gradient_of_the_plain_loop(
     else:
         gone = 1 - torch.softmax(outside, 1).gather(1, decision[:, None])[:, 0]
         loss = loss - objective.out_weight * gone.log()
+    foreign = torch.cat([decision[-1:], decision[:-1]])
+    assert 0 < int((foreign != decision).sum()) < len(ROWS), "rows of both kinds"
+    made = torch.softmax(exchanged, 1).gather(1, foreign[:, None])[:, 0]
+    loss = loss - objective.exchange_weight * torch.where(foreign == decision, 0.0, (1 - made).log())
     rest = objective.sparsity * mask.mean((1, 2))
     if recipe.budget_share:
         at_budget = Random(0, heard.clip_ids).uniform("budget 0", 2)[:, 1] < recipe.budget_share

@@ -20,6 +20,7 @@ from earwitness.errors import CheckpointError
 
 _LEAST_WIDTH = 8
 _CHANNELS_OF_A_GROUP = 16
+_OF_A_CLASS = 0.5  # standard deviation of what a decoder is told first
 _LEAST_SPREAD = 0.1
 """Of a channel, as a share of that of its map's channels on average: one that hardly ever says anything stays quiet."""
 
@@ -27,29 +28,35 @@ _LEAST_SPREAD = 0.1
 class MaskDecoder(nn.Module):
     """A U-Net's upper half, over hidden maps of any size.
 
-    The deepest map has ``width`` channels, each earlier one half as many. Joins are normalised in groups of channels,
-    but for the last, which is the largest.
+    The deepest map has ``width`` channels, each earlier one half as many. To all of it is added what it is on average
+    over the clip, and which class is to be explained: of two sounds, a convolution does not see which is the decision.
+    Joins are normalised in groups of channels, but for the last, which is the largest.
 
     Parameters
     ----------
     channels : sequence of int
         Of the hidden maps, in the order in which the classifier computes them.
     width : int
-        256 gives one million parameters over maps of 32, 64, 128 and 128 channels, 1024 gives 16 million.
+        256 gives 1.1 million parameters over maps of 32, 64, 128 and 128 channels, 1024 gives 17 million.
     bands : int
         M, for networks whose maps have no frequency axis: it is laid out from channels. 0 for all others.
+    classes : int
+        Of the classifier, for a decoder that is told which one to explain. 0: it is told nothing.
     """
 
     centres: Tensor
     spreads: Tensor
 
-    def __init__(self, channels: Sequence[int], width: int, *, bands: int = 0) -> None:
+    def __init__(self, channels: Sequence[int], width: int, *, bands: int = 0, classes: int = 0) -> None:
         super().__init__()
         deep_first = tuple(reversed(channels))
         widths = [max(_LEAST_WIDTH, width // 2**level) for level in range(len(deep_first))]
         self.bands = bands
+        self.classes = classes
         self.entrances = nn.ModuleList(nn.Conv2d(n, own, 1) for n, own in zip(deep_first, widths, strict=True))
         self.deepest = nn.Conv2d(widths[0], widths[0], 3, padding=1)
+        self.whole = nn.Conv2d(widths[0], widths[0], 1)
+        self.told = nn.Embedding(classes, widths[0]) if classes else None
         self.up = nn.ModuleList(nn.Conv2d(below, own, 3, padding=1) for below, own in pairwise(widths))
         self.norms = nn.ModuleList(_norm(own) for own in widths[: max(1, len(widths) - 1)])
         self.mask = nn.Conv2d(widths[-1], max(1, bands), 3, padding=1)
@@ -73,6 +80,8 @@ class MaskDecoder(nn.Module):
                 assert module.bias is not None
                 module.bias.zero_()
         self.mask.weight.mul_(0.1)  # begin near one half everywhere
+        if self.told is not None:
+            self.told.weight.copy_(_OF_A_CLASS * torch.randn(self.told.weight.shape, generator=generator))
         by_channel = [each.transpose(0, 1).flatten(1) for each in reversed(maps)]
         self.centres.copy_(torch.cat([each.mean(1) for each in by_channel])[:, None, None])
         spreads = [each.std(1) for each in by_channel]
@@ -80,7 +89,7 @@ class MaskDecoder(nn.Module):
         steady = torch.cat([each.clamp_min(floor) for each, floor in zip(spreads, floors, strict=True)])
         self.spreads.copy_(torch.where(steady > 0, steady, 1)[:, None, None])
 
-    def forward(self, maps: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor], shape: tuple[int, int], target: Tensor) -> Tensor:
         """Hidden maps to the mask before its sigmoid.
 
         Parameters
@@ -89,6 +98,8 @@ class MaskDecoder(nn.Module):
             In the order in which the classifier computes them.
         shape : (int, int)
             (M, N') of the coarse grid.
+        target : Tensor (B,), int64
+            The classes to explain, for a decoder that is told.
 
         Returns
         -------
@@ -97,7 +108,7 @@ class MaskDecoder(nn.Module):
         Raises
         ------
         CheckpointError
-            The maps have other channels than those that the decoder was made for.
+            The maps have other channels than those that the decoder was made for, or there is no such class.
         """
         found, own = [each.shape[1] for each in maps], [each.in_channels for each in reversed(self.entrances)]
         if found != own:
@@ -105,7 +116,14 @@ class MaskDecoder(nn.Module):
         shares = [torch.split(each, found[::-1]) for each in (self.centres, self.spreads)]
         deep_first = [(each - mean) / spread for each, mean, spread in zip(reversed(maps), *shares, strict=True)]
         x = functional.relu(self.norms[0](self.entrances[0](deep_first[0])))
-        x = functional.relu(x + self.deepest(x))
+        whole = self.whole(x.mean((2, 3), keepdim=True))
+        if self.told is not None:
+            if bool((target >= self.classes).any()):
+                raise CheckpointError(
+                    f"The decoder is for {self.classes} classes, asked for {int(target.max())}. Fit again."
+                )
+            whole = whole + self.told(target)[:, :, None, None]
+        x = functional.relu(x + self.deepest(x) + whole)
         for number, (earlier, enter, up) in enumerate(
             zip(deep_first[1:], self.entrances[1:], self.up, strict=True), start=1
         ):

@@ -42,7 +42,7 @@ _CLIPS_FOR_LEVELS = 16
 class LMAC:
     """A mask from a decoder that was trained to keep what convinces the classifier, and to leave nothing that does.
 
-    It explains the classifier's decision, which it was trained on: for another class there is no other mask.
+    It was trained on decisions of the classifier; told another class, it shows what of the recording speaks for that.
 
     Parameters
     ----------
@@ -59,8 +59,10 @@ class LMAC:
         Make the mask binary at one half, with a straight-through gradient.
     out_loss : {"bounded", "published"}
         See :mod:`earwitness_plugins.lmac.objective`.
-    in_weight, increase_weight, out_weight, sparsity, tv : float
-        λ_in, λ_inc, λ_out, λ_s and λ_tv; see there.
+    in_weight, increase_weight, out_weight, exchange_weight, sparsity, tv : float
+        λ_in, λ_inc, λ_out, λ_x, λ_s and λ_tv; see there.
+    class_conditional : bool
+        Whether the decoder is told which class to explain. If not, it explains the decision whatever is asked for.
     mean_mask : float, in (0, 1), optional
         What masks should keep on average, for any classifier: λ_s begins as ``sparsity`` and is adapted. ``None``: it
         stays that. Not used where masks are warped to budgets, which say what they keep.
@@ -98,7 +100,7 @@ class LMAC:
     validation clips is kept; without validation clips, that of the last step. After fine-tuning it is always the last.
 
     Diagnostics: ``collapsed``, 1 where a mask is all-zero, all-one or constant; and ``is_decision``, 0 where the
-    target is not what the classifier decides, and so not what is explained.
+    target is not what the classifier decides, which is all that the decoder was trained on.
     """
 
     def __init__(
@@ -113,15 +115,17 @@ class LMAC:
         in_weight: float = 8.0,
         increase_weight: float = 4.0,
         out_weight: float = 4.0,
+        exchange_weight: float = 4.0,
+        class_conditional: bool = True,
         sparsity: float = 8.0,
-        mean_mask: float | None = 0.25,
+        mean_mask: float | None = 0.28,
         tv: float = 0.0,
-        steps: int = 3000,
+        steps: int = 2000,
         batch_size: int = 16,
         learning_rate: float = 1e-3,
         budget_share: float = 0.0,
         noise: str | None = "clips",
-        noise_snr_db: float = 10.0,
+        noise_snr_db: float = 2.0,
         finetune_steps: int = 0,
         start: str | None = None,
         guidance_weight: float = 4.0,
@@ -146,11 +150,13 @@ class LMAC:
             raise ConfigurationError(f"noise_snr_db is a number of decibels, got {noise_snr_db!r}.")
         self.layers = check_layer_names(layers)
         self.width = width
+        self.class_conditional = bool(class_conditional)
         self.kind = MaskKind(domain=domain, scale=scale, binarize=bool(binarize), budgets=budget_share > 0)
         self.objective = Objective(
             in_weight=in_weight,
             increase_weight=increase_weight,
             out_weight=out_weight,
+            exchange_weight=exchange_weight,
             sparsity=sparsity,
             tv=tv,
             out_loss=out_loss,
@@ -272,6 +278,9 @@ class LMAC:
         width = fitted.decoder.deepest.in_channels
         if width != MaskDecoder([1], self.width).deepest.in_channels:
             raise CheckpointError(f"This decoder was fitted with width {width}, not {self.width}. Fit again.")
+        if self.class_conditional != bool(fitted.decoder.classes):
+            told = "is told the class" if fitted.decoder.classes else "is not told the class"
+            raise CheckpointError(f"This decoder {told}, and class_conditional is {self.class_conditional}. Fit again.")
         if self.layers is not None and set(self.layers) != set(fitted.layers):
             raise CheckpointError(
                 f"This decoder listens to {', '.join(fitted.layers)}, not to {', '.join(self.layers)}. Fit again."
@@ -291,7 +300,7 @@ class LMAC:
             The classifier does not have the layers, or other channels there.
         """
         n_samples = batch.waveforms.shape[1]
-        mask, decision = self._mask(classifier, batch.waveforms, self.fitted.decoder, self.fitted.layers)
+        mask, decision = self._mask(classifier, batch.waveforms, self.fitted.decoder, self.fitted.layers, target)
         spread = mask.flatten(1)
         flat = [bool(collapse(float(row.mean()), float(row.std()))) for row in spread]
         if self.kind.domain == "stft":
@@ -306,13 +315,19 @@ class LMAC:
         )
 
     def _mask(
-        self, classifier: AudioClassifier, waveforms: Tensor, decoder: MaskDecoder, layers: Sequence[str]
+        self,
+        classifier: AudioClassifier,
+        waveforms: Tensor,
+        decoder: MaskDecoder,
+        layers: Sequence[str],
+        target: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Masks where their passage uses them, and the decisions (B,) that they explain."""
+        """Masks where their passage uses them, for the decisions if for nothing else; and those decisions (B,)."""
         passage = self.kind.passage(classifier, waveforms.shape[1])
         hidden = hidden_maps(classifier, classifier.features(waveforms), layers)
         decision = hidden.logits.argmax(1)
-        logits = answer(decoder.to(waveforms.device), hidden.maps, classifier, waveforms.shape[1])
+        target = decision if target is None else target
+        logits = answer(decoder.to(waveforms.device), hidden.maps, target, classifier, waveforms.shape[1])
         if self.recipe.budget_share < 1:
             return self.kind.mask(logits, passage), decision
         # A mask that was only ever judged at budgets has no level of its own.
@@ -348,15 +363,22 @@ class LMAC:
         n_samples = material.clean(indices).waveforms.shape[1]
         has_rows = any(maps.shape[2] > 1 for maps in rows.maps)
         bands = 0 if has_rows else coarse_grid(classifier, n_samples).shape[0]
-        decoder = MaskDecoder([maps.shape[1] for maps in rows.maps], self.width, bands=bands)
+        classes = len(classifier.labels) if self.class_conditional else 0
+        decoder = MaskDecoder([maps.shape[1] for maps in rows.maps], self.width, bands=bands, classes=classes)
         decoder.initialise(rows.maps, seed=stream_seed(seed, "decoder"))
         return decoder
 
     def _earlier(self, folder: Path, classifier: AudioClassifier, layers: Sequence[str]) -> FittedDecoder:
         earlier = load_fitted(registry(), folder, classifier)
-        if not isinstance(earlier, LMAC) or set(earlier.fitted.layers) != set(layers) or earlier.width != self.width:
+        own = (set(layers), self.width, self.class_conditional)
+        if not isinstance(earlier, LMAC) or own != (
+            set(earlier.fitted.layers),
+            earlier.width,
+            earlier.class_conditional,
+        ):
             raise CheckpointError(
-                f"{folder} holds no mask decoder of width {self.width} that listens to {', '.join(layers)}."
+                f"{folder} holds no mask decoder of width {self.width} that listens to {', '.join(layers)}"
+                f"{' and is told the class' if self.class_conditional else ''}."
             )
         return earlier.fitted
 

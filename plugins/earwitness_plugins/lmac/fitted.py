@@ -60,7 +60,8 @@ class FittedDecoder:
             weights = {n.removeprefix("decoder/"): t for n, t in tensors.items() if n.startswith("decoder/")}
             entrances = [weights[f"entrances.{number}.weight"] for number in range(len(layers))]
             channels = [entrance.shape[1] for entrance in reversed(entrances)]
-            decoder = MaskDecoder(channels, entrances[0].shape[0], bands=int(tensors["bands"]))
+            classes = len(weights["told.weight"]) if "told.weight" in weights else 0
+            decoder = MaskDecoder(channels, entrances[0].shape[0], bands=int(tensors["bands"]), classes=classes)
             decoder.load_state_dict(weights)
             decoder = decoder.eval().requires_grad_(False)
             step, sparsity = int(tensors["step"]), float(tensors["sparsity"])

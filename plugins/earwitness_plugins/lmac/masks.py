@@ -73,9 +73,11 @@ class MaskKind:
         return torch.where(own[:, None, None], mask, warp)
 
 
-def answer(decoder: MaskDecoder, maps: Sequence[Tensor], classifier: AudioClassifier, n_samples: int) -> Tensor:
+def answer(
+    decoder: MaskDecoder, maps: Sequence[Tensor], target: Tensor, classifier: AudioClassifier, n_samples: int
+) -> Tensor:
     """The decoder's logits (B, M, N') on the coarse grid, from hidden maps of clips of a length."""
-    logits: Tensor = decoder(maps, coarse_grid(classifier, n_samples).shape)
+    logits: Tensor = decoder(maps, coarse_grid(classifier, n_samples).shape, target)
     return logits
 
 

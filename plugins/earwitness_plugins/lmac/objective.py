@@ -2,10 +2,13 @@
 
 What is heard should convince the classifier of its own decision c, and the rest should not::
 
-    λ_in (-log p_c(heard)) + λ_inc [l_c(all) + 0.5 - l_c(heard)]+ + λ_out out(rest) + λ_s mean |M| + λ_tv TV(M)
+    λ_in (-log p_c(heard)) + λ_inc [l_c(all) + 0.5 - l_c(heard)]+ + λ_out out(rest)
+    + λ_x (-log(1 - p_c'(exchanged))) + λ_s mean |M| + λ_tv TV(M)
 
 with l_c = log p_c - log(1 - p_c). The second term is not the paper's: it ends where what is heard convinces more than
-the whole recording does. That is what AI counts, and what -log p_c alone teaches slowly.
+the whole recording does. That is what AI counts, and what -log p_c alone teaches slowly. Nor is the one of λ_x: under
+the mask of another recording, this one should not become the class c' which that mask was made for. Else a mask can be
+of a shape that the classifier takes for c', whatever is behind it.
 
 The published ``out`` is -CE(rest) = log p_c(rest), which has no lower bound: a rest of which the classifier is ever
 surer that it is something else is worth more than a heard that it recognises. The bounded one is -log(1 - p_c(rest)),
@@ -34,21 +37,22 @@ class Objective:
 
     Attributes
     ----------
-    in_weight, increase_weight, out_weight, sparsity, tv : float, >= 0
-        λ_in, λ_inc, λ_out, λ_s and λ_tv. The published recipe sums the mean mask of the whole batch over its 16 rows:
-        its 0.4 is a λ_s of 6.4; and it has no λ_inc.
+    in_weight, increase_weight, out_weight, exchange_weight, sparsity, tv : float, >= 0
+        λ_in, λ_inc, λ_out, λ_x, λ_s and λ_tv. The published recipe sums the mean mask of the whole batch over its 16
+        rows: its 0.4 is a λ_s of 6.4; and it has neither λ_inc nor λ_x.
     out_loss : {"bounded", "published"}
     """
 
     in_weight: float = 8.0
     increase_weight: float = 4.0
     out_weight: float = 4.0
+    exchange_weight: float = 4.0
     sparsity: float = 8.0
     tv: float = 0.0
     out_loss: OutLoss = "bounded"
 
     def __post_init__(self) -> None:
-        names = ("in_weight", "increase_weight", "out_weight", "sparsity", "tv")
+        names = ("in_weight", "increase_weight", "out_weight", "exchange_weight", "sparsity", "tv")
         weights = {name: getattr(self, name) for name in names}
         wrong = {name: value for name, value in weights.items() if not is_weight(value)}
         if wrong or not any(weights.values()):
@@ -84,6 +88,27 @@ class Objective:
         inside = -functional.logsigmoid(of_heard)
         outside = -functional.logsigmoid(-of_rest) if self.out_loss == "bounded" else functional.logsigmoid(of_rest)
         return self.in_weight * inside + self.increase_weight * missing + self.out_weight * outside
+
+    def of_exchanged(self, exchanged: Tensor, foreign: Tensor, decision: Tensor, *, multilabel: bool) -> Tensor:
+        """What masks make of other recordings: the term of λ_x.
+
+        Parameters
+        ----------
+        exchanged : Tensor (B, C), float32
+            Logits of recordings under masks of others.
+        foreign : Tensor (B,), int64
+            The decisions that the masks were made for. Where such a one is the recording's own, nothing is asked.
+        decision : Tensor (B,), int64
+            The recordings' own.
+        multilabel : bool
+            Sigmoid per class instead of softmax.
+
+        Returns
+        -------
+        Tensor (B,), float32
+        """
+        made = -functional.logsigmoid(-log_odds(exchanged, foreign, multilabel=multilabel))
+        return self.exchange_weight * torch.where(foreign == decision, 0.0, made)
 
 
 def log_odds(logits: Tensor, decision: Tensor, *, multilabel: bool) -> Tensor:

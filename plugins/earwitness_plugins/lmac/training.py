@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -194,10 +194,12 @@ class Training:
         n_samples = batch.waveforms.shape[1]
         passage = train.passages(n_samples)
         budget = self._budgets(Random(seed, batch.clip_ids))
-        logits = answer(self.state.decoder, rows.maps, self.classifier, n_samples)
+        logits = answer(self.state.decoder, rows.maps, rows.decision, self.classifier, n_samples)
         mask = self.kind.mask(logits, passage, rows.clips, budget)
-        features = torch.cat(passage.heard_and_rest(mask, rows.clips))
-        loss, p_heard, p_rest, gradient = self._asked(features, rows)
+        features = [*passage.heard_and_rest(mask, rows.clips)]
+        if self.objective.exchange_weight:
+            features.append(passage.features(mask.roll(1, 0), rows.clips))
+        loss, p_heard, p_rest, gradients = self._asked(features, rows)
 
         own = mask if budget is None else self.kind.mask(logits, passage)
         unwarped = torch.ones_like(loss) if budget is None else budget.isnan().to(loss)
@@ -207,7 +209,7 @@ class Training:
         if self.state.step >= self.recipe.steps:
             extra, guided = self._guided(own, train.clean(indices).waveforms, batch.waveforms)
             terms = torch.where(guided, 0.0, terms) + extra  # as the authors' code: guided instead of sparse
-        self._descend([(features, gradient), (terms.mean(), None)], loss + terms.detach())
+        self._descend([*zip(features, gradients, strict=True), (terms.mean(), None)], loss + terms.detach())
         self._means.add(
             loss=loss + terms,
             p_heard=p_heard,
@@ -223,29 +225,33 @@ class Training:
         recipe = self.recipe
         return self.state.curves.adapted(self.objective.sparsity, recipe.mean_mask, until=recipe.steps)
 
-    def _asked(self, features: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The classifier on heard (first half) and rest: objective and probabilities (B,), gradient by the features.
+    def _asked(self, features: Sequence[Tensor], rows: Rows) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """The classifier on heard, rest and, if they are given, exchanged features.
 
-        A few clips at a time: the gradient by the features is all that the decoder needs of the classifier.
+        Objective and probabilities (B,), gradients by the features. A few clips at a time: those gradients are all that
+        the decoder needs of the classifier.
         """
         if self._listener is None:
-            self._listener = swift(self.classifier, features[:2].detach())
-        listener, n_rows = self._listener, len(rows)
-        size = _ROWS_ASKED // 2 if features.device.type == "cpu" else n_rows
-        pieces = [torch.split(each.detach(), size) for each in (*features.chunk(2), rows.decision, rows.confidence)]
+            self._listener = swift(self.classifier, features[0][:2].detach())
+        listener, n_rows, multilabel = self._listener, len(rows), self._listener.multilabel
+        size = _ROWS_ASKED // 2 if features[0].device.type == "cpu" else n_rows
+        known = (rows.decision, rows.decision.roll(1), rows.confidence)
         losses, answers, gradients = [], [], []
-        for heard, rest, own, confidence in zip(*pieces, strict=True):
-            leaf = torch.cat([heard, rest]).requires_grad_()
+        for *heard, own, foreign, confidence in zip(
+            *(torch.split(each.detach(), size) for each in (*features, *known)), strict=True
+        ):
+            leaf = torch.cat(heard).requires_grad_()
             logits = listener.logits_of_features(leaf)
-            of_heard, of_rest = logits.chunk(2)
-            loss = self.objective.of_answers(of_heard, of_rest, own, confidence, multilabel=listener.multilabel)
-            gradients.append(torch.autograd.grad(loss.sum() / n_rows, leaf)[0].chunk(2))
+            of_heard, of_rest, *of_exchanged = logits.chunk(len(heard))
+            loss = self.objective.of_answers(of_heard, of_rest, own, confidence, multilabel=multilabel)
+            for each in of_exchanged:
+                loss = loss + self.objective.of_exchanged(each, foreign, own, multilabel=multilabel)
+            gradients.append(torch.autograd.grad(loss.sum() / n_rows, leaf)[0].chunk(len(heard)))
             losses.append(loss.detach())
-            p = listener.probabilities_of(logits.detach()).gather(1, own.repeat(2)[:, None])[:, 0]
-            answers.append(p.chunk(2))
+            p = listener.probabilities_of(torch.cat([of_heard, of_rest]).detach())
+            answers.append(p.gather(1, own.repeat(2)[:, None])[:, 0].chunk(2))
         p_heard, p_rest = (torch.cat(each) for each in zip(*answers, strict=True))
-        gradient = torch.cat([torch.cat(each) for each in zip(*gradients, strict=True)])
-        return torch.cat(losses), p_heard, p_rest, gradient
+        return torch.cat(losses), p_heard, p_rest, tuple(torch.cat(each) for each in zip(*gradients, strict=True))
 
     def _guided(self, mask: Tensor, clean: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
         listening = self.classifier.listening
@@ -291,7 +297,7 @@ class Training:
 
     def _measure(self, rows: Rows, n_samples: int, means: Means) -> None:
         passage: Passage = self.kind.passage(self.classifier, n_samples)
-        logits = answer(self.state.decoder, rows.maps, self.classifier, n_samples)
+        logits = answer(self.state.decoder, rows.maps, rows.decision, self.classifier, n_samples)
         for share in BUDGETS if self.recipe.budget_share else (math.nan,):
             budget = torch.full_like(rows.confidence, share)
             mask = self.kind.mask(logits, passage, rows.clips, budget)

@@ -39,6 +39,8 @@ def lmac_paper(
         in_weight=4.0,
         increase_weight=0.0,
         out_weight=0.2,
+        exchange_weight=0.0,
+        class_conditional=False,
         sparsity=6.4,
         mean_mask=None,
         steps=steps,
@@ -58,11 +60,11 @@ def lmac_budget(
     width: int = 256,
     in_weight: float = 4.0,
     out_weight: float = 4.0,
-    steps: int = 3000,
+    steps: int = 2000,
     batch_size: int = 16,
     learning_rate: float = 1e-3,
     noise: str | None = "clips",
-    noise_snr_db: float = 10.0,
+    noise_snr_db: float = 2.0,
     examples: int = 0,
 ) -> LMAC:
     """L-MAC trained to rank: every mask is warped to a random share of the recording's energy before it is judged.
