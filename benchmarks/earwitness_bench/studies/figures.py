@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from earwitness.errors import StoreError
 
+_MOST_BANDS = 15  # more would hide the lines
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -122,7 +124,7 @@ def draw_lines(
     x_axis: str,
     y_axis: str,
 ) -> list[Path]:
-    """Lines over common places, each with a band for its intervals.
+    """Lines over common places, each with a band for its intervals; of many lines, without.
 
     Parameters
     ----------
@@ -150,7 +152,8 @@ def draw_lines(
         colour = colours(number % colours.N)
         style = "--" if line.dashed else "-"
         axis.plot(places, values, style, color=colour, label=line.name, linewidth=1.5, marker="o", markersize=3)
-        axis.fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
+        if len(lines) <= _MOST_BANDS:
+            axis.fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
     axis.set_xticks(places, ticks)
     if max(map(len, ticks), default=0) > 8:
         axis.tick_params(axis="x", rotation=40, labelsize=8)
