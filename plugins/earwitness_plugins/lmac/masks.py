@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from earwitness.audio.lifting import lift_mask
 from earwitness.classifier import AudioClassifier
+from earwitness.errors import CheckpointError
 from earwitness.explanation import Scale
 from earwitness_plugins.lmac.budget import warped
 from earwitness_plugins.lmac.decoder import MaskDecoder
@@ -76,7 +77,17 @@ class MaskKind:
 def answer(
     decoder: MaskDecoder, maps: Sequence[Tensor], target: Tensor, classifier: AudioClassifier, n_samples: int
 ) -> Tensor:
-    """The decoder's logits (B, M, N') on the coarse grid, from hidden maps of clips of a length."""
+    """The decoder's logits (B, M, N') on the coarse grid, from hidden maps of clips of a length.
+
+    Raises
+    ------
+    CheckpointError
+        The decoder is for maps of other channels, or is told another number of classes than the classifier has.
+    """
+    if decoder.classes not in (0, len(classifier.labels)):
+        raise CheckpointError(
+            f"The decoder is for {decoder.classes} classes, {classifier.name} has {len(classifier.labels)}. Fit again."
+        )
     logits: Tensor = decoder(maps, coarse_grid(classifier, n_samples).shape, target)
     return logits
 
