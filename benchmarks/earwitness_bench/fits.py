@@ -17,9 +17,9 @@ import torch
 from earwitness.artifacts import digest_of
 from earwitness.clips import Dataset
 from earwitness.errors import CheckpointError, ConfigurationError, PluginError, StoreError
-from earwitness.fitting import fit, fitted_identity, train
+from earwitness.fitting import fit, fitted_identity, resolved_settings, train
 from earwitness.loading import load_dataset
-from earwitness.parameters import resolved_parameters
+from earwitness.parameters import build
 from earwitness.protocols import Progress
 from earwitness.registry import Offer, Registry
 from earwitness.specs import ExplainerSpec
@@ -161,8 +161,8 @@ class _Wanted:
         sets = {"train": self.train, "validation": self.validation}
         identity = {
             "environment": env,
-            "explainer": [self.offer.qualified_name, plugin_identity(self.offer)],
-            "parameters": resolved_parameters(self.offer.spec, self.parameters),
+            "plugin": plugin_identity(self.offer),
+            **resolved_settings(self.offer, build(self.offer.spec, self.parameters), self.parameters),
             **more,
             **{
                 name: [[clip.clip_id, clip.labels, clip.fingerprint] for clip in data.entries]

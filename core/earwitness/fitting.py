@@ -244,7 +244,11 @@ class _Keep:
     def write(self, state: Mapping[str, Tensor], explainer: object, seconds: float) -> None:
         """Keep what was fitted, and what it took; its checkpoint is not needed any more."""
         save_tensors(self.folder / _TENSORS, state)
-        facts = {"seconds": round(seconds, 1), "n_parameters": getattr(explainer, "n_parameters", None)}
+        facts = {
+            "seconds": round(seconds, 1),
+            "n_parameters": getattr(explainer, "n_parameters", None),
+            "notes": list(getattr(explainer, "notes", ())),
+        }
         document = {**self.settings, "fit": facts, "tensors_sha256": _sha256(self.folder / _TENSORS)}
         write_json(self.folder / _DOCUMENT, {**document, "settings_sha256": _digest_of_settings(document)})
         self.workspace.clear()
@@ -376,15 +380,27 @@ def fitted_identity(folder: Path) -> dict[str, Any]:
 
 
 def fit_facts(folder: Path) -> dict[str, Any]:
-    """What a fit took: ``seconds``, of the session that finished it, and ``n_parameters``, None where nobody says.
+    """What a fit took: ``seconds``, of the session that finished it, and ``n_parameters``, None where nobody says; and
+    what its user should know, ``notes``.
 
     Raises
     ------
     CheckpointError
         The folder is missing, half-written or damaged.
     """
-    facts: dict[str, Any] = _read_document(folder).get("fit", {"seconds": None, "n_parameters": None})
-    return facts
+    return {"seconds": None, "n_parameters": None, "notes": [], **_read_document(folder).get("fit", {})}
+
+
+def unfinished_fit(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and plain values of the last checkpoint of a fit that has not finished, of whatever settings; else None.
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint is damaged.
+    """
+    path = folder / _CHECKPOINT
+    return load_tensors(path) if path.exists() and not (folder / _DOCUMENT).exists() else None
 
 
 def _read_document(folder: Path) -> dict[str, Any]:

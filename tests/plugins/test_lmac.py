@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,10 @@ from earwitness_bench.datasets.toy import Toy
 from earwitness_plugins.lmac import training
 from earwitness_plugins.lmac.curves import COLUMNS, SCORES
 from earwitness_plugins.lmac.explainer import LMAC
+from earwitness_plugins.lmac.material import Material, listen
 from earwitness_plugins.lmac.objective import Objective
 from earwitness_plugins.lmac.variants import lmac_budget, lmac_paper
-from networks import LABELS, N_SAMPLES, RATE, Lambda, classifier_of, patches_of, randomise, wave_classifier_of
+from networks import LABELS, N_SAMPLES, RATE, Lambda, OneEach, classifier_of, patches_of, randomise, wave_classifier_of
 
 SMALL: dict[str, Any] = {"width": 8, "steps": 6, "batch_size": 4}
 
@@ -229,6 +231,7 @@ def test_silent_clips_are_left_out_and_counted(tmp_path: Path) -> None:
     silent = Clip(torch.zeros(N_SAMPLES), RATE, "silent", labels=("dog",))
     found = fitted(tmp_path, train=[silent, *tones()], progress=lambda done, total, text: said.append(text))
     assert "listening to the clips, 1 silent ones left out" in said
+    assert fit_facts(tmp_path)["notes"] == ["1 silent clips were left out: silent."]
     assert bool(torch.isfinite(mask_of(explained(found, clips=[silent]))).all())
     with pytest.raises(ConfigurationError, match="All 1 training clips are silent"):
         fitted(tmp_path / "all", train=[silent])
@@ -245,7 +248,8 @@ def test_masks_that_collapse_are_reported_while_training(tmp_path: Path) -> None
     )
     assert "the masks have collapsed to all-zero" in said[-1]
     assert not any("collapsed" in text for text in said[:-2])
-    assert found.fitted.curves.collapse
+    assert fit_facts(tmp_path)["notes"] == found.notes
+    assert found.notes[0].startswith("At the end of the training the masks have collapsed to all-zero")
     assert explained(found).diagnostics["collapsed"].tolist() == [1, 1, 1, 1]
 
 
@@ -267,6 +271,12 @@ def test_a_training_that_diverges_stops_and_keeps_its_last_checkpoint(
     tensors, settings = load_tensors(tmp_path / "checkpoint.safetensors")
     assert settings["step"] == 4
     assert all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point())
+    monkeypatch.setattr(Objective, "of_answers", plain)
+    rescued = fitted(tmp_path / "rescued", start=str(tmp_path), steps=1, learning_rate=1e-9)
+    for name, value in rescued.fitted.decoder.state_dict().items():
+        assert torch.allclose(value, tensors[f"kept/{name}"], atol=1e-7), "it starts from what was kept"
+    with pytest.raises(CheckpointError, match="holds no mask decoder"):
+        fitted(tmp_path / "other", classifier=own_classifier(OneEach()), start=str(tmp_path), steps=1)
 
 
 def test_the_gradient_must_be_finite_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +296,7 @@ def test_examples_sound_as_the_explanation_would_at_that_step(
     monkeypatch.setattr(training, "STRETCH", 2)
     found = fitted(tmp_path, name, examples=2, noise="clips", noise_snr_db=0.0)
     names = sorted(path.name for path in (tmp_path / "examples").iterdir())
-    assert names == [f"clip-0-{n}-step0000{step}.wav" for n in (0, 1) for step in (2, 4, 6)]
+    assert names == [f"{n}-clip-0-{n}-step0000{step}.wav" for n in (0, 1) for step in (2, 4, 6)]
     assert found.fitted.step == 6  # without validation clips the last decoder is kept
     clip = tones()[0]
     mask, listening = mask_of(explained(found, clips=[clip])), own_classifier().listening
@@ -296,7 +306,7 @@ def test_examples_sound_as_the_explanation_would_at_that_step(
 
 def test_examples_are_of_validation_clips_where_there_are_some(tmp_path: Path) -> None:
     fitted(tmp_path, examples=1, validation=tones(3, seed=2))
-    assert [path.name for path in (tmp_path / "examples").iterdir()] == ["clip-2-0-step00006.wav"]
+    assert [path.name for path in (tmp_path / "examples").iterdir()] == ["0-clip-2-0-step00006.wav"]
 
 
 # --- the answer
@@ -409,8 +419,23 @@ def test_layers_can_be_named_in_any_order(tmp_path: Path) -> None:
 
 
 def test_clips_of_several_lengths_are_trained_on(tmp_path: Path) -> None:
-    found = fitted(tmp_path, train=[*tones(3), *tones(3, n_samples=5000, seed=1)], steps=4)
+    lengths = (3000, 3500, N_SAMPLES, N_SAMPLES, 5000, 6001)
+    clips = [tones(6, n_samples=n, seed=n)[place] for place, n in enumerate(lengths)]
+    found = fitted(tmp_path, train=clips, steps=4)
     assert found.fitted.step == 4
+    assert found.notes[0] == (f"The clips have different lengths, and were trained on at {N_SAMPLES / RATE:.2f} s.")
+    material = Material(
+        own_classifier(), ["features.4"], lambda n: found.kind.passage(own_classifier(), n), ClipList(clips),
+        seed=0, n_samples=N_SAMPLES,
+    )  # fmt: skip
+    for index in range(len(clips)):
+        material.prepare(index, 100.0)
+    assert [len(chunk) for chunk in material.chunks(4)] == [4, 2], "so that masks are exchanged"
+    heard = material.clean(range(len(clips))).waveforms
+    assert torch.equal(heard[0], torch.cat([clips[0].waveform, clips[0].waveform])[:N_SAMPLES])
+    assert torch.equal(heard[3], clips[3].waveform)
+    excerpts = clips[5].waveform.unfold(0, N_SAMPLES, 1)
+    assert bool((excerpts == heard[5]).all(1).any())
 
 
 def test_layers_without_a_spatial_shape_are_refused(tmp_path: Path) -> None:
@@ -475,6 +500,7 @@ def test_explaining_before_fitting_says_how_to_fit() -> None:
         {"learning_rate": "fast"},
         {"mean_mask": 1.0},
         {"mean_mask": "a"},
+        {"sparsity": 0.0},
         {"budget_share": 1.5},
         {"budget_share": 0.5, "binarize": True},
         {"budget_share": 1.0, "scale": "log1p"},
@@ -496,10 +522,64 @@ def test_a_fit_can_be_fine_tuned_further_and_from_nothing_else(tmp_path: Path) -
     before, after = earlier.fitted.decoder.state_dict(), tuned.fitted.decoder.state_dict()
     assert 0 < max(float((after[name] - before[name]).abs().max()) for name in before) < 0.01, "one step away"
     assert tuned.fitted.sparsity == earlier.fitted.sparsity != earlier.objective.sparsity
-    with pytest.raises(CheckpointError, match="of width 4 that listens"):
-        fitted(tmp_path / "wider", classifier=own, start=str(tmp_path / "earlier"), steps=0, finetune_steps=1, width=4)
+    fixed = fitted(tmp_path / "fixed", classifier=own, start=str(tmp_path / "earlier"), steps=1, mean_mask=None)
+    assert fixed.fitted.sparsity == fixed.objective.sparsity, "asked for, and not adapted"
+    with pytest.raises(CheckpointError, match="of width 16 that listens"):
+        fitted(tmp_path / "wider", classifier=own, start=str(tmp_path / "earlier"), steps=0, finetune_steps=1, width=16)
     with pytest.raises(CheckpointError, match="holds no fitted explainer"):
         fitted(tmp_path / "none", classifier=own, start=str(tmp_path), steps=0, finetune_steps=1)
+
+
+def test_a_fit_is_known_by_what_is_in_the_folders_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "noise").mkdir()
+    generator = np.random.default_rng(0)
+
+    def write_noise() -> None:
+        soundfile.write(tmp_path / "noise" / "a.wav", 0.1 * generator.standard_normal(2 * N_SAMPLES), RATE)
+
+    write_noise()
+    fitted(tmp_path / "noisy", noise=str(tmp_path / "noise"))
+    fitted(tmp_path / "noisy", noise=str(tmp_path / "noise"))
+    write_noise()
+    with pytest.raises(CheckpointError, match="other settings"):
+        fitted(tmp_path / "noisy", noise=str(tmp_path / "noise"))
+
+    def tune() -> LMAC:
+        return fitted(tmp_path / "tuned", start=str(tmp_path / "first"), steps=0, finetune_steps=1)
+
+    fitted(tmp_path / "first")
+    assert same(tune(), tune())
+    shutil.rmtree(tmp_path / "first")
+    fitted(tmp_path / "first", seed=1)
+    with pytest.raises(CheckpointError, match="other settings"):
+        tune()
+
+
+def test_classes_that_were_never_decided_are_explained_untold(tmp_path: Path) -> None:
+    own = own_classifier()
+    clips = tones(12)
+    decided = own.logits(Batch.of(clips).waveforms).argmax(1)
+    missing = int(decided[0])
+    some = [clip for clip, label in zip(clips, decided.tolist(), strict=True) if label != missing]
+    assert len(some) > 2
+    found = fitted(tmp_path, train=some, noise=None)
+    assert found.notes == [f"1 classes were never decided, and are explained untold: {own.labels[missing]}."]
+    assert found.fitted.decoder.told is not None
+    assert bool((found.fitted.decoder.told.weight[missing] == 0).all())
+    batch = Batch.of(clips[:3])
+    asked = torch.tensor([missing, *({0, 1, 2} - {missing})])
+    answer = found.explain(own, batch, target=asked, random=Random(0, batch.clip_ids))
+    assert answer.diagnostics["class_trained"].tolist() == [0, 1, 1]
+
+
+def test_several_classes_at_once_may_be_heard_under_a_mask_of_either(tmp_path: Path) -> None:
+    several = own_classifier(OneEach(), multilabel=True)
+    passage = LMAC(width=8).kind.passage(several, N_SAMPLES)
+    rows = listen(several, ["features.4"], passage, Batch.of(tones(6)).waveforms)
+    p = several.probabilities(Batch.of(tones(6)).waveforms)
+    assert torch.equal(rows.found, (p > 0.5).scatter(1, p.argmax(1, keepdim=True), True))
+    one = listen(own_classifier(), ["features.4"], passage, Batch.of(tones(6)).waveforms)
+    assert one.found.sum(1).tolist() == [1] * 6
 
 
 def test_a_noise_folder_without_noise_is_refused_before_training(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def test_the_objective_is_the_formula(out_loss: str, multilabel: bool) -> None:
 @pytest.mark.parametrize("multilabel", [False, True])
 def test_a_mask_should_not_make_its_class_of_another_recording(multilabel: bool) -> None:
     exchanged, foreign = 2 * seeded(3, 4), torch.tensor([2, 1, 3])
-    found = Objective(exchange_weight=1.5).of_exchanged(exchanged, foreign, DECISION, multilabel=multilabel)
+    there = foreign == DECISION
+    found = Objective(exchange_weight=1.5).of_exchanged(exchanged, foreign, there, multilabel=multilabel)
     assert float(found[0]) == 0, "it is of that class itself"
     for row in (1, 2):
         p = probability(exchanged[row], int(foreign[row]), multilabel=multilabel)

@@ -274,14 +274,14 @@ def test_noise_lies_as_far_below_the_clip_as_asked(tmp_path: Path) -> None:
     for name in ("white", "pink", "brown", str(tmp_path)):
         source = find_noise(name)
         random = Random(0, ["a", "b", "c"])
-        noisy = with_noise(waveforms, source, 6.0, rate=RATE, random=random, draw="0")
-        added = noisy - waveforms
+        noisy, clean = with_noise(waveforms, source, 6.0, rate=RATE, random=random, draw="0")
+        added = noisy - clean
         ratio = 10 * torch.log10(waveforms[:2].square().sum(1) / added[:2].square().sum(1))
         assert ratio.tolist() == pytest.approx([6.0, 6.0], abs=1e-2), name
         assert float(noisy[2].abs().max()) == 0
-        again = with_noise(waveforms[1:2], source, 6.0, rate=RATE, random=Random(0, ["b"]), draw="0")
+        again, _ = with_noise(waveforms[1:2], source, 6.0, rate=RATE, random=Random(0, ["b"]), draw="0")
         assert torch.equal(again[0], noisy[1])
-        assert not torch.equal(with_noise(waveforms, source, 6.0, rate=RATE, random=random, draw="1"), noisy)
+        assert not torch.equal(with_noise(waveforms, source, 6.0, rate=RATE, random=random, draw="1")[0], noisy)
 
 
 def test_other_clips_are_noise_too() -> None:
@@ -297,8 +297,12 @@ def test_other_clips_are_noise_too() -> None:
 
 
 def test_loud_sums_are_scaled_down() -> None:
-    noisy = with_noise(3 * noise(1), GeneratedNoise(0.0), 0.0, rate=RATE, random=Random(0, ["a"]), draw="0")
+    loud, random = 3 * noise(1), Random(0, ["a"])
+    noisy, clean = with_noise(loud, GeneratedNoise(0.0), 0.0, rate=RATE, random=random, draw="0")
     assert float(noisy.abs().max()) == pytest.approx(1.0)
+    ratio = 10 * torch.log10(clean.square().sum() / (noisy - clean).square().sum())
+    assert float(ratio) == pytest.approx(0.0, abs=1e-2), "the clip is scaled down with it"
+    assert torch.allclose(clean / clean.abs().max(), loud / loud.abs().max(), atol=1e-6)
 
 
 def test_noise_that_is_none_is_refused(tmp_path: Path) -> None:

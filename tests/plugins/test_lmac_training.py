@@ -51,7 +51,7 @@ def undecided(kind: MaskKind) -> AudioClassifier:
     network = OneEach()
     with torch.no_grad():
         biased = classifier_of(network)
-        network.head.bias -= biased.logits(material_of(biased, kind).heard(ROWS).waveforms).mean(0)
+        network.head.bias -= biased.logits(material_of(biased, kind).heard(ROWS)[0].waveforms).mean(0)
     return classifier_of(network)
 
 
@@ -107,6 +107,7 @@ def plain_guidance(mask: Tensor, heard: Batch, clean: Batch, classifier: AudioCl
         (PLAIN, PUBLISHED, Recipe(steps=5)),
         (replace(PLAIN, budgets=True), Objective(), Recipe(steps=5, budget_share=0.5)),
         (PLAIN, Objective(), Recipe(steps=0, finetune_steps=5)),
+        (replace(PLAIN, binarize=True), Objective(), Recipe(steps=0, finetune_steps=5)),
         (replace(PLAIN, scale="log1p"), PUBLISHED, Recipe(steps=5)),
         (replace(PLAIN, binarize=True), Objective(), Recipe(steps=5)),
         (replace(PLAIN, domain="features"), Objective(), Recipe(steps=5)),
@@ -118,7 +119,8 @@ def test_a_step_has_the_gradient_of_the_plain_loop(
 ) -> None:
     own = undecided(kind)
     material = material_of(own, kind)
-    heard, clean = material.heard(ROWS), material.clean(ROWS)
+    heard, target = material.heard(ROWS)
+    clean = replace(heard, waveforms=target)
     rows = material.rows(ROWS, heard)
     decoder = decoder_of(rows.maps)
     step = Training(own, decoder, kind=kind, objective=objective, guidance=GUIDANCE, recipe=recipe)
@@ -156,7 +158,8 @@ def test_a_step_has_the_gradient_of_the_plain_loop(
         assert 0 < int(at_budget.sum()) < len(ROWS), "rows of both kinds"
         rest = torch.where(at_budget, 0.0, rest)
     if recipe.finetune_steps:
-        guidance, guided = plain_guidance(mask, heard, clean, own)
+        soft = plain_mask(logits, replace(kind, binarize=False), heard, own, 0.0)
+        guidance, guided = plain_guidance(soft, heard, clean, own)
         assert 0 < int(guided.sum()) < len(ROWS), "rows of both kinds"
         rest = torch.where(guided, guidance, rest)
     wanted = torch.autograd.grad((loss + rest).mean(), list(decoder.parameters()))

@@ -57,6 +57,7 @@ def fit(
       earwitness explain dog.wav --explainer class-mean --checkpoint class-mean
     """
     from earwitness.fitting import fit as fit_explainer
+    from earwitness.fitting import fit_facts
     from earwitness.fitting import train as train_explainer
     from earwitness.loading import load_classifier, load_dataset
     from earwitness.parameters import parse_assignments
@@ -88,11 +89,15 @@ def fit(
         else:
             fit_explainer(plugins, explainer, chosen, train, out, **options)
     seconds = round(time.monotonic() - started, 2)
+    notes = fit_facts(out)["notes"]
     if as_json:
-        click.echo(json.dumps({"explainer": explainer, "folder": str(out), "clips": len(train), "seconds": seconds}))
+        document = {"explainer": explainer, "folder": str(out), "clips": len(train), "seconds": seconds, "notes": notes}
+        click.echo(json.dumps(document))
     else:
         done = "trained" if chosen is None else f"fitted to {chosen.name}"
         click.echo(f"{explainer} is {done} on {len(train)} clips ({seconds:g} s): {out}")
+        for note in notes:
+            click.echo(f"  note: {note}")
         words = [] if chosen is None else ["--classifier", classifier, *(["--weights", weights] if weights else [])]
         words += [word for param in classifier_params for word in ("--classifier-param", param)]
         words += ["--explainer", explainer, "--checkpoint", str(out)]

@@ -89,6 +89,18 @@ class MaskDecoder(nn.Module):
         steady = torch.cat([each.clamp_min(floor) for each, floor in zip(spreads, floors, strict=True)])
         self.spreads.copy_(torch.where(steady > 0, steady, 1)[:, None, None])
 
+    @torch.no_grad()
+    def forget_untrained(self, first: Tensor) -> None:
+        """Tell nothing of classes about which nothing was learnt: those whose row is what it was at first, (C, W)."""
+        assert self.told is not None
+        self.told.weight.mul_((self.told.weight != first.to(self.told.weight)).any(1, keepdim=True))
+
+    def is_trained(self, target: Tensor) -> Tensor:
+        """Whether it is known what to tell of classes (B,), bool; always, where nothing is told."""
+        if self.told is None:
+            return torch.ones_like(target, dtype=torch.bool)
+        return (self.told.weight != 0).any(1)[target]
+
     def forward(self, maps: Sequence[Tensor], shape: tuple[int, int], target: Tensor) -> Tensor:
         """Hidden maps to the mask before its sigmoid.
 

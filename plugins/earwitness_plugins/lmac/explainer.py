@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, get_args
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Dataset
 from earwitness.errors import CheckpointError, ConfigurationError, ExplanationError, nearest
 from earwitness.explanation import SCALES, Explanation, Mask, Scale
-from earwitness.fitting import Workspace, load_fitted
+from earwitness.fitting import Workspace, fitted_identity, load_fitted, unfinished_fit
 from earwitness.protocols import Progress
 from earwitness.random import Random, stream_seed
 from earwitness.registry import registry
@@ -31,6 +31,7 @@ from earwitness_plugins.lmac.fitted import FittedDecoder
 from earwitness_plugins.lmac.guidance import Guidance, GuidanceLoss
 from earwitness_plugins.lmac.masks import MaskKind, answer, on_stft
 from earwitness_plugins.lmac.material import Material
+from earwitness_plugins.lmac.noise import CLIPS, NoiseFolder, find_noise
 from earwitness_plugins.lmac.objective import Objective, OutLoss
 from earwitness_plugins.lmac.passages import MaskDomain, coarse_grid
 from earwitness_plugins.lmac.training import Recipe, Training, fresh
@@ -65,7 +66,7 @@ class LMAC:
         Whether the decoder is told which class to explain. If not, it explains the decision whatever is asked for.
     mean_mask : float, in (0, 1), optional
         What masks should keep on average, for any classifier: λ_s begins as ``sparsity`` and is adapted. ``None``: it
-        stays that. Not used where masks are warped to budgets, which say what they keep.
+        stays that. Not used where all masks are warped to budgets, which say what they keep.
     steps, batch_size, learning_rate
         Of Adam, whose learning rate falls to 0 along a cosine.
     budget_share : float, in [0, 1]
@@ -76,11 +77,12 @@ class LMAC:
         In the training clips: ``"clips"`` for others of them, ``"white"``, ``"pink"``, ``"brown"``, or a folder of
         recordings.
     noise_snr_db : float
+        10 log10 of the clip's energy over the noise's.
     finetune_steps : int
         Steps of a second stage, with guidance to what is loud in the clean clip.
     start : str, optional
-        The folder of an earlier fit to the same classifier, from whose decoder and last λ_s this one starts; ``steps``
-        may then be 0.
+        The folder of an earlier fit to the same classifier, finished or not, from whose decoder this one starts; and
+        from its last λ_s, if that is adapted. ``steps`` may then be 0.
     guidance_weight, guidance_loss, least_cosine
         λ_g, ``"bce"`` or ``"norm"``, and CCT; see :class:`~earwitness_plugins.lmac.guidance.Guidance`.
     examples : int
@@ -96,11 +98,15 @@ class LMAC:
 
     Notes
     -----
+    Clips of different lengths are trained on at their median length: an excerpt of each longer one, shorter ones
+    repeated. They are explained, and validated, at their own.
+
     Of the decoders of all looks at validation (every 250 steps), the one with the highest mean of AI, AG and FF on the
     validation clips is kept; without validation clips, that of the last step. After fine-tuning it is always the last.
 
-    Diagnostics: ``collapsed``, 1 where a mask is all-zero, all-one or constant; and ``is_decision``, 0 where the
-    target is not what the classifier decides, which is all that the decoder was trained on.
+    Diagnostics: ``collapsed``, 1 where a mask is all-zero, all-one or constant; ``is_decision``, 0 where the target is
+    not what the classifier decides, which is all that the decoder was trained on; and ``class_trained``, 0 where no
+    training clip was of the target class, so that the decoder is told nothing.
     """
 
     def __init__(
@@ -144,6 +150,10 @@ class LMAC:
             raise ConfigurationError(
                 "Only a gain is warped to a budget: leave out binarize and scale, or budget_share."
             )
+        if not sparsity and mean_mask is not None and budget_share < 1:
+            raise ConfigurationError(
+                "A sparsity of 0 cannot be adapted until masks keep mean_mask: give it a start, or mean_mask=None."
+            )
         if not steps and start is None:
             raise ConfigurationError("Without an earlier fit to start from, steps must be 1 or more, got 0.")
         if not -100 <= noise_snr_db <= 100:
@@ -168,14 +178,26 @@ class LMAC:
             batch_size=batch_size,
             learning_rate=learning_rate,
             budget_share=budget_share,
-            mean_mask=None if budget_share else mean_mask,
+            mean_mask=mean_mask if budget_share < 1 else None,
         )
         self.start = start
         self.noise = noise
         self.noise_snr_db = noise_snr_db
         self.examples = examples
         self.memory_mb = memory_mb
+        self.notes: list[str] = []
         self._fitted: FittedDecoder | None = None
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """What is in the folders that the parameters name; see :class:`earwitness.protocols.Fittable`."""
+        found: dict[str, Any] = {}
+        if self.start is not None:
+            unfinished = unfinished_fit(Path(self.start))
+            found["start"] = fitted_identity(Path(self.start)) if unfinished is None else unfinished[1]
+        if self.noise not in (None, CLIPS) and isinstance(noise := find_noise(str(self.noise)), NoiseFolder):
+            found["noise"] = noise.checksum
+        return found or None
 
     @property
     def fitted(self) -> FittedDecoder:
@@ -223,13 +245,14 @@ class LMAC:
             What it should start from is another method, of another classifier, width or layers, or damaged.
         """
         layers = self._chosen_layers(classifier, train)
-        passages = functools.cache(functools.partial(self.kind.passage, classifier))
+        passages = functools.lru_cache(maxsize=16)(functools.partial(self.kind.passage, classifier))
         material = Material(
             classifier,
             layers,
             passages,
             train,
             seed=random,
+            n_samples=_common_length(train, classifier.rate),
             noise=self.noise,
             noise_snr_db=self.noise_snr_db,
         )
@@ -244,7 +267,9 @@ class LMAC:
         else:
             earlier = self._earlier(Path(self.start), classifier, layers)
             decoder = copy.deepcopy(earlier.decoder).train().requires_grad_()
-            objective = replace(objective, sparsity=earlier.sparsity)
+            if earlier.sparsity and self.recipe.mean_mask is not None:
+                objective = replace(objective, sparsity=earlier.sparsity)
+        told_first = None if decoder.told is None else decoder.told.weight.detach().clone()
         training = Training(
             classifier,
             decoder.to(classifier.device),
@@ -258,7 +283,10 @@ class LMAC:
             material, held_out, seed=random, workspace=workspace, progress=progress, on_look=make_audible
         )
         kept = fresh(decoder, found.kept)
+        if self.start is None and kept.told is not None and told_first is not None:
+            kept.forget_untrained(told_first)
         self._fitted = FittedDecoder(kept, layers, found.kept_step, training.sparsity, found.curves)
+        self.notes = self._notes(material, classifier)
 
     def state(self) -> Mapping[str, Tensor]:
         """See :meth:`FittedDecoder.tensors`; training curves included."""
@@ -311,6 +339,7 @@ class LMAC:
             diagnostics={
                 "collapsed": torch.tensor(flat, dtype=torch.float32, device=mask.device),
                 "is_decision": (decision == target).float(),
+                "class_trained": self.fitted.decoder.is_trained(target).float(),
             },
         )
 
@@ -369,18 +398,40 @@ class LMAC:
         return decoder
 
     def _earlier(self, folder: Path, classifier: AudioClassifier, layers: Sequence[str]) -> FittedDecoder:
-        earlier = load_fitted(registry(), folder, classifier)
-        own = (set(layers), self.width, self.class_conditional)
-        if not isinstance(earlier, LMAC) or own != (
-            set(earlier.fitted.layers),
-            earlier.width,
-            earlier.class_conditional,
+        unfinished = unfinished_fit(folder)
+        if unfinished is None:
+            explainer = load_fitted(registry(), folder, classifier)
+            earlier = explainer.fitted if isinstance(explainer, LMAC) else None
+        else:
+            of_it = unfinished[1].get("classifier") == classifier.checksum
+            earlier = FittedDecoder.of_checkpoint(*unfinished) if of_it else None
+        own = (set(layers), MaskDecoder([1], self.width).deepest.in_channels, self.class_conditional)
+        if earlier is None or own != (
+            set(earlier.layers),
+            earlier.decoder.deepest.in_channels,
+            bool(earlier.decoder.classes),
         ):
             raise CheckpointError(
-                f"{folder} holds no mask decoder of width {self.width} that listens to {', '.join(layers)}"
-                f"{' and is told the class' if self.class_conditional else ''}."
+                f"{folder} holds no mask decoder for {classifier.name} of width {self.width} that listens to "
+                f"{', '.join(layers)}{' and is told the class' if self.class_conditional else ''}."
             )
-        return earlier.fitted
+        return earlier
+
+    def _notes(self, material: Material, classifier: AudioClassifier) -> list[str]:
+        """What should be known of a fit."""
+        fitted, notes = self.fitted, []
+        if collapsed := fitted.curves.collapse:
+            notes.append(f"At the end of the training {collapsed}. Look at its curves, and at other weights.")
+        if material.silent:
+            notes.append(f"{len(material.silent)} silent clips were left out: {', '.join(material.silent[:3])}.")
+        if material.n_samples is not None:
+            seconds = material.n_samples / classifier.rate
+            notes.append(f"The clips have different lengths, and were trained on at {seconds:.2f} s.")
+        trained = fitted.decoder.is_trained(torch.arange(len(classifier.labels), device=classifier.device)).tolist()
+        if untrained := [label for label, was in zip(classifier.labels, trained, strict=True) if not was]:
+            named = ", ".join(untrained[:3])
+            notes.append(f"{len(untrained)} classes were never decided, and are explained untold: {named}.")
+        return notes
 
     @torch.no_grad()
     def _write_examples(
@@ -396,8 +447,14 @@ class LMAC:
             spectrum = listening.forward(batch.waveforms)
             gain = mask_to_gain(on_stft(mask, classifier, n_samples), spectrum.abs(), self.kind.scale)
             heard = listening.inverse(apply_gain(gain, spectrum), n_samples)[0]
-            name = re.sub(r"[^\w.-]+", "_", batch.clip_ids[0])
+            name = re.sub(r"[^\w.-]+", "_", f"{index}-{batch.clip_ids[0]}")
             write_audio(folder / f"{name}-step{step:05d}.wav", heard, batch.rate)
+
+
+def _common_length(train: Dataset, rate: int) -> int | None:
+    """The median length of clips at a rate, in samples; None where all have the same."""
+    lengths = sorted(entry.n_samples for entry in train.entries)
+    return None if lengths[0] == lengths[-1] else round(lengths[len(lengths) // 2] * rate / train.rate)
 
 
 def _check_choice(name: str, given: str, choices: Sequence[str]) -> None:

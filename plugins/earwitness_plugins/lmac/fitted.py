@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,26 @@ class FittedDecoder:
             **{f"decoder/{name}": value for name, value in self.decoder.state_dict().items()},
             **self.curves.tensors(),
         }
+
+    @classmethod
+    def of_checkpoint(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> FittedDecoder:
+        """What a training that has not finished had kept.
+
+        Raises
+        ------
+        CheckpointError
+            It was no training of a mask decoder, or something is missing.
+        """
+        try:
+            known = {
+                "layers": torch.tensor(list("\n".join(settings["layers"]).encode()), dtype=torch.uint8),
+                **{name: torch.tensor(settings[name]) for name in ("bands", "sparsity")},
+                "step": torch.tensor(settings["kept_step"]),
+            }
+        except KeyError as error:
+            raise CheckpointError(f"This is no training of a mask decoder: it does not say its {error}.") from error
+        kept = {f"decoder/{n.removeprefix('kept/')}": t for n, t in tensors.items() if n.startswith("kept/")}
+        return cls.of_tensors({**tensors, **known, **kept})
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> FittedDecoder:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from earwitness.audio.files import is_constant
 from earwitness.batching import plan_chunks
 from earwitness.classifier import AudioClassifier
-from earwitness.clips import Batch, Clip, Dataset
+from earwitness.clips import Batch, Clip, Dataset, Entry
 from earwitness.random import Random, stream_seed
 from earwitness_plugins.hidden_maps import hidden_maps
 from earwitness_plugins.lmac.noise import CLIPS, Noise, OtherClips, find_noise, with_noise
@@ -37,12 +38,16 @@ class Rows:
         What the classifier decides on the whole recording.
     confidence : Tensor (B,), float32
         Log-odds of that.
+    found : Tensor (B, C), bool
+        Which classes the classifier hears in the whole recording: the decision, and for multilabel classifiers all
+        with p > 0.5.
     """
 
     maps: tuple[Tensor, ...]
     clips: Tensor
     decision: Tensor
     confidence: Tensor
+    found: Tensor
 
     def __len__(self) -> int:
         return len(self.decision)
@@ -50,13 +55,13 @@ class Rows:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All of them."""
-        return (*self.maps, self.clips, self.decision, self.confidence)
+        return (*self.maps, self.clips, self.decision, self.confidence, self.found)
 
     @classmethod
     def joined(cls, rows: Sequence[Rows]) -> Rows:
         """Several, one after the other."""
-        *maps, clips, decision, confidence = (torch.cat(each) for each in zip(*(r.tensors for r in rows), strict=True))
-        return cls(tuple(maps), clips, decision, confidence)
+        *maps, clips, decision, confidence, found = map(torch.cat, zip(*(each.tensors for each in rows), strict=True))
+        return cls(tuple(maps), clips, decision, confidence, found)
 
 
 @torch.no_grad()
@@ -65,7 +70,9 @@ def listen(classifier: AudioClassifier, layers: Sequence[str], passage: Passage,
     hidden = hidden_maps(classifier, classifier.features(waveforms), layers)
     decision = hidden.logits.argmax(1)
     confidence = log_odds(hidden.logits, decision, multilabel=classifier.multilabel)
-    return Rows(hidden.maps, passage.analysed(waveforms), decision, confidence)
+    found = (hidden.logits > 0) & classifier.multilabel
+    found = found.scatter(1, decision[:, None], True)
+    return Rows(hidden.maps, passage.analysed(waveforms), decision, confidence, found)
 
 
 class Material:
@@ -79,7 +86,10 @@ class Material:
         By the clips' length in samples at the classifier's rate.
     dataset : Dataset
     seed : int
-        Decides batches and noise.
+        Decides batches, excerpts and noise.
+    n_samples : int, optional
+        At the classifier's rate: an excerpt of that length for each longer clip, shorter ones repeated. Default: all
+        clips as they are.
     noise : str, optional
         A name for :func:`~earwitness_plugins.lmac.noise.find_noise`, or ``"clips"`` for other clips of the data set;
         new noise in each epoch.
@@ -99,6 +109,7 @@ class Material:
         dataset: Dataset,
         *,
         seed: int,
+        n_samples: int | None = None,
         noise: str | None = None,
         noise_snr_db: float = 0.0,
     ) -> None:
@@ -107,6 +118,7 @@ class Material:
         self.passages = passages
         self.dataset = dataset
         self.seed = seed
+        self.n_samples = n_samples
         self.noise_snr_db = noise_snr_db
         self.silent: list[str] = []
         self.kept_mb = 0.0
@@ -119,7 +131,7 @@ class Material:
 
     def prepare(self, index: int, memory_mb: float) -> None:
         """Look at one clip, and keep what was computed, unless that would take more than this memory in all."""
-        clip = self.dataset[index].resampled(self.classifier.rate)
+        clip = self._read(index)
         if bool(is_constant(clip.waveform)):
             self.silent.append(clip.clip_id)
             return
@@ -136,7 +148,9 @@ class Material:
 
     def chunks(self, size: int, epoch: int | None = None) -> list[tuple[int, ...]]:
         """Indices of batches of equal length: in order, or shuffled anew for each epoch."""
-        entries = [self.dataset.entries[index] for index in self._audible]
+        entries: Sequence[Entry] = [self.dataset.entries[index] for index in self._audible]
+        if self.n_samples is not None:
+            entries = [replace(entry, n_samples=self.n_samples) for entry in entries]
         if epoch is None:
             plan = plan_chunks(entries, size)
         else:
@@ -149,12 +163,12 @@ class Material:
         """Some clips as they are."""
         return Batch.of([self._clip(index) for index in indices], device=self.classifier.device)
 
-    def heard(self, indices: Sequence[int], epoch: int = 0) -> Batch:
-        """Some clips with the noise of an epoch."""
+    def heard(self, indices: Sequence[int], epoch: int = 0) -> tuple[Batch, Tensor]:
+        """Some clips with the noise of an epoch; and the clips (B, T) at the level that they have in it."""
         batch = self.clean(indices)
         if self.noise is None:
-            return batch
-        noisy = with_noise(
+            return batch, batch.waveforms
+        noisy, clean = with_noise(
             batch.waveforms,
             self.noise,
             self.noise_snr_db,
@@ -162,7 +176,7 @@ class Material:
             random=Random(self.seed, batch.clip_ids),
             draw=str(epoch),
         )
-        return Batch(noisy, batch.rate, batch.clips)
+        return Batch(noisy, batch.rate, batch.clips), clean
 
     def rows(self, indices: Sequence[int], heard: Batch | None = None) -> Rows:
         """Some clips of one length, as they are or, where there is noise, as they are :meth:`heard` in an epoch.
@@ -171,11 +185,20 @@ class Material:
         batch sizes, and a fit that is resumed must see what it saw before.
         """
         if self.noise is not None:
-            return self._listen(self.heard(indices) if heard is None else heard)
+            return self._listen(self.heard(indices)[0] if heard is None else heard)
         return Rows.joined([self._heard.get(index) or self._listen(self.clean([index])) for index in indices])
 
     def _clip(self, index: int) -> Clip:
-        return self._clips.get(index) or self.dataset[index].resampled(self.classifier.rate)
+        return self._clips.get(index) or self._read(index)
+
+    def _read(self, index: int) -> Clip:
+        clip = self.dataset[index].resampled(self.classifier.rate)
+        if self.n_samples in (None, len(clip.waveform)):
+            return clip
+        share = float(Random(self.seed, [clip.clip_id]).uniform("excerpt"))
+        start = int(share * max(0, len(clip.waveform) - self.n_samples + 1))
+        waveform = np.resize(clip.waveform[start : start + self.n_samples].numpy(), self.n_samples)
+        return replace(clip, waveform=torch.from_numpy(waveform), sources={})
 
     def _waveform(self, index: int) -> Tensor:
         return self._clip(index).waveform

@@ -13,8 +13,10 @@ import soundfile
 import torch
 from torch import Tensor
 
+from earwitness.artifacts import digest_of
 from earwitness.audio.files import Recording, open_recording
 from earwitness.clips import resample
+from earwitness.downloads import sha256_of
 from earwitness.errors import AudioError, ConfigurationError
 from earwitness.random import Random
 from earwitness_plugins.classifiers.augmentation import coloured_noise
@@ -75,6 +77,11 @@ class NoiseFolder:
 
     recordings: tuple[Recording, ...]
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 (hex) over the contents of all files, in order."""
+        return digest_of([sha256_of(recording.path) for recording in self.recordings])
+
     def __call__(self, n_samples: int, rate: int, generator: torch.Generator) -> Tensor:
         """See :class:`Noise`."""
         recording = self.recordings[int(torch.randint(len(self.recordings), (), generator=generator))]
@@ -125,7 +132,9 @@ def find_noise(name: str) -> Noise:
     return NoiseFolder(tuple(found))
 
 
-def with_noise(waveforms: Tensor, noise: Noise, snr_db: float, *, rate: int, random: Random, draw: str) -> Tensor:
+def with_noise(
+    waveforms: Tensor, noise: Noise, snr_db: float, *, rate: int, random: Random, draw: str
+) -> tuple[Tensor, Tensor]:
     """Add noise at a ratio of energies; where the sum exceeds 1, all of it is scaled down by its peak.
 
     Parameters
@@ -143,11 +152,14 @@ def with_noise(waveforms: Tensor, noise: Noise, snr_db: float, *, rate: int, ran
 
     Returns
     -------
-    Tensor (B, T), float32
+    noisy : Tensor (B, T), float32
         Silent noise adds nothing.
+    clean : Tensor (B, T), float32
+        The clips at the level that they have in it.
     """
     drawn = [noise(waveforms.shape[1], rate, generator) for generator in random.generators(f"noise {draw}")]
     added = torch.stack(drawn).to(waveforms)
     level, own = (each.square().sum(1, keepdim=True).sqrt() for each in (waveforms, added))
     noisy = waveforms + added * (level * 10 ** (-snr_db / 20) / torch.where(own > 0, own, torch.inf))
-    return noisy / noisy.abs().amax(1, keepdim=True).clamp_min(1)
+    peak = noisy.abs().amax(1, keepdim=True).clamp_min(1)
+    return noisy / peak, waveforms / peak

@@ -7,8 +7,8 @@ What is heard should convince the classifier of its own decision c, and the rest
 
 with l_c = log p_c - log(1 - p_c). The second term is not the paper's: it ends where what is heard convinces more than
 the whole recording does. That is what AI counts, and what -log p_c alone teaches slowly. Nor is the one of λ_x: under
-the mask of another recording, this one should not become the class c' which that mask was made for. Else a mask can be
-of a shape that the classifier takes for c', whatever is behind it.
+the mask of another recording, this one should not become the class c' which that mask was made for, unless it is of
+that class. Else a mask can be of a shape that the classifier takes for c', whatever is behind it.
 
 The published ``out`` is -CE(rest) = log p_c(rest), which has no lower bound: a rest of which the classifier is ever
 surer that it is something else is worth more than a heard that it recognises. The bounded one is -log(1 - p_c(rest)),
@@ -89,7 +89,7 @@ class Objective:
         outside = -functional.logsigmoid(-of_rest) if self.out_loss == "bounded" else functional.logsigmoid(of_rest)
         return self.in_weight * inside + self.increase_weight * missing + self.out_weight * outside
 
-    def of_exchanged(self, exchanged: Tensor, foreign: Tensor, decision: Tensor, *, multilabel: bool) -> Tensor:
+    def of_exchanged(self, exchanged: Tensor, foreign: Tensor, there: Tensor, *, multilabel: bool) -> Tensor:
         """What masks make of other recordings: the term of λ_x.
 
         Parameters
@@ -97,9 +97,9 @@ class Objective:
         exchanged : Tensor (B, C), float32
             Logits of recordings under masks of others.
         foreign : Tensor (B,), int64
-            The decisions that the masks were made for. Where such a one is the recording's own, nothing is asked.
-        decision : Tensor (B,), int64
-            The recordings' own.
+            The decisions that the masks were made for.
+        there : Tensor (B,), bool
+            Whether the recording as it is is of that class: then nothing is asked.
         multilabel : bool
             Sigmoid per class instead of softmax.
 
@@ -108,7 +108,7 @@ class Objective:
         Tensor (B,), float32
         """
         made = -functional.logsigmoid(-log_odds(exchanged, foreign, multilabel=multilabel))
-        return self.exchange_weight * torch.where(foreign == decision, 0.0, made)
+        return self.exchange_weight * torch.where(there, 0.0, made)
 
 
 def log_odds(logits: Tensor, decision: Tensor, *, multilabel: bool) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -82,6 +82,12 @@ class Recipe:
             )
         if self.mean_mask is not None and not (is_weight(self.mean_mask) and 0 < self.mean_mask < 1):
             raise ConfigurationError(f"mean_mask is what masks should keep, between 0 and 1; got {self.mean_mask!r}.")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the energy, at which masks are validated: at budgets if some are trained for, NaN is their own level."""
+        own = (math.nan,) if self.budget_share < 1 else ()
+        return (*own, *BUDGETS) if self.budget_share else own
 
     @property
     def total(self) -> int:
@@ -170,12 +176,15 @@ class Training:
         """
         self._resume(workspace)
         state = self.state
+        n_chunks = len(train.chunks(self.recipe.batch_size))
+        plan: list[tuple[int, ...]] = []
         while state.step < self.recipe.total:
             if state.step == self.recipe.steps:
                 self._begin_finetuning()
-            n_chunks = len(train.chunks(self.recipe.batch_size))
             epoch, place = divmod(state.step, n_chunks)
-            self._step(train, train.chunks(self.recipe.batch_size, epoch)[place], epoch, seed)
+            if not place or not plan:
+                plan = train.chunks(self.recipe.batch_size, epoch)
+            self._step(train, plan[place], epoch, seed)
             state.step += 1
             if state.step % STRETCH and state.step not in (self.recipe.steps, self.recipe.total):
                 continue
@@ -183,13 +192,13 @@ class Training:
             if not state.step % LOOK or state.step in (self.recipe.steps, self.recipe.total):
                 self._look(validation)
                 on_look(state.decoder, state.step)
-                self._save(workspace)
+                self._save(workspace, train.layers)
             progress(state.step, self.recipe.total, state.curves.summary())
         return state
 
     def _step(self, train: Material, indices: tuple[int, ...], epoch: int, seed: int) -> None:
         """One step of the optimiser on a batch of clips of equal length."""
-        batch = train.heard(indices, epoch)
+        batch, clean = train.heard(indices, epoch)
         rows = train.rows(indices, batch)
         n_samples = batch.waveforms.shape[1]
         passage = train.passages(n_samples)
@@ -207,14 +216,15 @@ class Training:
         terms = terms + unwarped * self.objective.tv * total_variation(own)
         guided = torch.zeros(len(rows), dtype=torch.bool, device=loss.device)
         if self.state.step >= self.recipe.steps:
-            extra, guided = self._guided(own, train.clean(indices).waveforms, batch.waveforms)
+            soft = replace(self.kind, binarize=False).mask(logits, passage) if self.kind.binarize else own
+            extra, guided = self._guided(soft, clean, batch.waveforms)
             terms = torch.where(guided, 0.0, terms) + extra  # as the authors' code: guided instead of sparse
         self._descend([*zip(features, gradients, strict=True), (terms.mean(), None)], loss + terms.detach())
         self._means.add(
             loss=loss + terms,
             p_heard=p_heard,
             p_rest=p_rest,
-            mean_mask=passage.extent(mask),
+            mean_mask=passage.extent(own if self.recipe.budget_share < 1 else mask),
             spread=mask.flatten(1).std(1),
             guided=guided,
         )
@@ -235,9 +245,11 @@ class Training:
             self._listener = swift(self.classifier, features[0][:2].detach())
         listener, n_rows, multilabel = self._listener, len(rows), self._listener.multilabel
         size = _ROWS_ASKED // 2 if features[0].device.type == "cpu" else n_rows
-        known = (rows.decision, rows.decision.roll(1), rows.confidence)
+        foreign = rows.decision.roll(1)
+        there = rows.found.gather(1, foreign[:, None])[:, 0]
+        known = (rows.decision, foreign, there, rows.confidence)
         losses, answers, gradients = [], [], []
-        for *heard, own, foreign, confidence in zip(
+        for *heard, own, others, known_there, confidence in zip(
             *(torch.split(each.detach(), size) for each in (*features, *known)), strict=True
         ):
             leaf = torch.cat(heard).requires_grad_()
@@ -245,7 +257,7 @@ class Training:
             of_heard, of_rest, *of_exchanged = logits.chunk(len(heard))
             loss = self.objective.of_answers(of_heard, of_rest, own, confidence, multilabel=multilabel)
             for each in of_exchanged:
-                loss = loss + self.objective.of_exchanged(each, foreign, own, multilabel=multilabel)
+                loss = loss + self.objective.of_exchanged(each, others, known_there, multilabel=multilabel)
             gradients.append(torch.autograd.grad(loss.sum() / n_rows, leaf)[0].chunk(len(heard)))
             losses.append(loss.detach())
             p = listener.probabilities_of(torch.cat([of_heard, of_rest]).detach())
@@ -287,7 +299,8 @@ class Training:
         if validation is not None:
             means = Means()
             for indices in validation.chunks(self.recipe.batch_size):
-                self._measure(validation.rows(indices), validation.clean(indices).waveforms.shape[1], means)
+                n_samples = validation.clean(indices).waveforms.shape[1]
+                self._measure(validation.rows(indices), validation.passages(n_samples), n_samples, means)
             score = (means["AI"] + means["AG"] + means["FF"]) / 3
             numbers = {**{name: means[name] for name in SCORES[1:-1]}, "step": float(state.step), "score": score}
             state.curves.validation.append([numbers[name] for name in SCORES])
@@ -295,10 +308,9 @@ class Training:
             state.best, state.kept_step = score, state.step
             state.kept = {name: value.detach().cpu().clone() for name, value in state.decoder.state_dict().items()}
 
-    def _measure(self, rows: Rows, n_samples: int, means: Means) -> None:
-        passage: Passage = self.kind.passage(self.classifier, n_samples)
+    def _measure(self, rows: Rows, passage: Passage, n_samples: int, means: Means) -> None:
         logits = answer(self.state.decoder, rows.maps, rows.decision, self.classifier, n_samples)
-        for share in BUDGETS if self.recipe.budget_share else (math.nan,):
+        for share in self.recipe.shares:
             budget = torch.full_like(rows.confidence, share)
             mask = self.kind.mask(logits, passage, rows.clips, budget)
             p = torch.sigmoid(rows.confidence)
@@ -326,7 +338,10 @@ class Training:
     def _check_finite(self, values: Tensor) -> None:
         if bool(torch.isfinite(values).all()):
             return
-        found = f"The last checkpoint is kept, with the decoder of step {self.state.kept_step}"
+        found = (
+            f"The last checkpoint is kept, with the decoder of step {self.state.kept_step}: a fit with other settings, "
+            "in another folder, can start from it (start=FOLDER)"
+        )
         kept = found if self.state.kept else "There is no checkpoint"
         raise ExplanationError(
             f"Training the mask decoder diverged in step {self.state.step + 1} of {self.recipe.total}: the loss or its "
@@ -334,7 +349,7 @@ class Training:
             f"weights of the objective, and look whether the classifier's logits are finite on quiet clips."
         )
 
-    def _save(self, workspace: Workspace) -> None:
+    def _save(self, workspace: Workspace, layers: Sequence[str]) -> None:
         state = self.state
         tensors = {
             **{f"decoder/{name}": value for name, value in state.decoder.state_dict().items()},
@@ -347,7 +362,9 @@ class Training:
             **state.curves.tensors(),
         }
         best = state.best if math.isfinite(state.best) else None
-        workspace.save_checkpoint(tensors, step=state.step, kept_step=state.kept_step, best=best)
+        known = {"classifier": self.classifier.checksum, "layers": list(layers), "bands": state.decoder.bands}
+        steps = {"step": state.step, "kept_step": state.kept_step, "best": best, "sparsity": self.sparsity}
+        workspace.save_checkpoint(tensors, **steps, **known)
 
     def _resume(self, workspace: Workspace) -> None:
         found = workspace.load_checkpoint()
