@@ -1,6 +1,6 @@
 """Can a mask make its class? The masks of other recordings on a recording, and the classes that they were made for.
 
-    python benchmarks/mask_exchange.py [--lmac FOLDER] [--classifier NAME] [--folds 5]
+    python benchmarks/mask_exchange.py [--lmac FOLDER] [--classifier NAME] [--folds 5] [--share .5]
 
 A mask that is heard as its class may show where in the recording the class is, or be of a shape that the classifier
 takes for the class whatever is behind it. No score of a recording under its own mask can tell the two apart. So each
@@ -31,7 +31,6 @@ from earwitness.registry import registry
 from earwitness.render import Scene
 
 METHODS = ("gradcam", "integrated-gradients", "gradient-shap", "saliency", "loudness", "uniform-noise")
-SHARE = 0.3  # of the energy, for methods whose maps have no level of their own
 N_CLIPS = 8  # that exchange their masks
 ASKED = (1, 4, 7)  # that many classes behind the decision
 
@@ -107,15 +106,18 @@ def main() -> None:
     parser.add_argument("--lmac", type=Path, help="folder of a fitted lmac")
     parser.add_argument("--classifier", default="esc10-cnn")
     parser.add_argument("--folds", type=int, nargs="+", default=[5], help="of ESC-10")
+    parser.add_argument(
+        "--share", type=float, default=0.5, help="of the energy, kept of maps that have no level of their own"
+    )
     asked = parser.parse_args()
     classifier = load_classifier(asked.classifier)
     dataset = load_dataset("esc10", parameters={"folds": asked.folds})
     explainers: dict[str, tuple[Explainer, Rule]] = {}
     if asked.lmac:
         fitted = load_fitted(registry(), asked.lmac, classifier)
-        explainers = {"lmac": (fitted, Normalise()), f"lmac, {SHARE:.0%} of the energy": (fitted, Energy(SHARE))}
-    explainers |= {name: (load_explainer(name), Energy(SHARE)) for name in METHODS}
-    print(f"{'masks of':28s} {'own stays':>10s} {'becomes it':>11s} {'p(it)':>7s} {'before':>7s} {'asked':>7s}")
+        explainers = {"lmac, its own mask": (fitted, Normalise()), "lmac": (fitted, Energy(asked.share))}
+    explainers |= {name: (load_explainer(name), Energy(asked.share)) for name in METHODS}
+    print(f"{f'masks of, at {asked.share:.0%} of the energy':28s} {'own stays':>10s} {'becomes it':>11s} {'p(it)':>7s} {'before':>7s} {'asked':>7s}")
     for name, (explainer, rule) in explainers.items():
         found = exchange(classifier, dataset, explainer, rule)
         print(
