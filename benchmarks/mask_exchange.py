@@ -117,7 +117,8 @@ def main() -> None:
         fitted = load_fitted(registry(), asked.lmac, classifier)
         explainers = {"lmac, its own mask": (fitted, Normalise()), "lmac": (fitted, Energy(asked.share))}
     explainers |= {name: (load_explainer(name), Energy(asked.share)) for name in METHODS}
-    print(f"{f'masks of, at {asked.share:.0%} of the energy':28s} {'own stays':>10s} {'becomes it':>11s} {'p(it)':>7s} {'before':>7s} {'asked':>7s}")
+    title = f"masks at {asked.share:.0%} of the energy"
+    print(f"{title:28s} {'own stays':>10s} {'becomes it':>11s} {'p(it)':>7s} {'before':>7s} {'asked':>7s}")
     for name, (explainer, rule) in explainers.items():
         found = exchange(classifier, dataset, explainer, rule)
         print(
