@@ -231,7 +231,7 @@ def test_silent_clips_are_left_out_and_counted(tmp_path: Path) -> None:
     silent = Clip(torch.zeros(N_SAMPLES), RATE, "silent", labels=("dog",))
     found = fitted(tmp_path, train=[silent, *tones()], progress=lambda done, total, text: said.append(text))
     assert "listening to the clips, 1 silent ones left out" in said
-    assert fit_facts(tmp_path)["notes"] == ["1 silent clips were left out: silent."]
+    assert fit_facts(tmp_path)["notes"] == ["Silent clips were left out, 1 in all: silent."]
     assert bool(torch.isfinite(mask_of(explained(found, clips=[silent]))).all())
     with pytest.raises(ConfigurationError, match="All 1 training clips are silent"):
         fitted(tmp_path / "all", train=[silent])
@@ -563,7 +563,9 @@ def test_classes_that_were_never_decided_are_explained_untold(tmp_path: Path) ->
     some = [clip for clip, label in zip(clips, decided.tolist(), strict=True) if label != missing]
     assert len(some) > 2
     found = fitted(tmp_path, train=some, noise=None)
-    assert found.notes == [f"1 classes were never decided, and are explained untold: {own.labels[missing]}."]
+    assert found.notes == [
+        f"The decoder is told nothing of classes that were never decided, 1 in all: {own.labels[missing]}."
+    ]
     assert found.fitted.decoder.told is not None
     assert bool((found.fitted.decoder.told.weight[missing] == 0).all())
     batch = Batch.of(clips[:3])
@@ -598,7 +600,12 @@ def test_fit_and_explain_from_the_command_line(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "clip.wav", clip.waveform.numpy(), clip.rate, subtype="FLOAT")
     folder, classifier = str(tmp_path / "fitted"), ("--classifier", "toy-cnn")
     data = ("--dataset", "toy", "--dataset-param", "clips=4", "--validation-param", "split=test")
-    run("fit", "lmac", *classifier, *data, "--param", "steps=2", "--param", "width=8", "--out", folder)
+    small = ("--param", "steps=2", "--param", "width=8")
+    assert "note:" not in run("fit", "lmac", *classifier, *data, *small, "--out", folder)
+    one = (*data[:2], "--dataset-param", "clips=1")
+    assert "note: The decoder is told nothing of" in run(
+        "fit", "lmac", *classifier, *one, *small, "--out", f"{folder}-of-one"
+    )
     out = ("--out", str(tmp_path / "out"), "--json")
     said = run(
         "explain", str(tmp_path / "clip.wav"), "--explainer", "lmac", "--checkpoint", folder, *classifier, *out

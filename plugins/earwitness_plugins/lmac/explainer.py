@@ -423,14 +423,13 @@ class LMAC:
         if collapsed := fitted.curves.collapse:
             notes.append(f"At the end of the training {collapsed}. Look at its curves, and at other weights.")
         if material.silent:
-            notes.append(f"{len(material.silent)} silent clips were left out: {', '.join(material.silent[:3])}.")
+            notes.append(f"Silent clips were left out, {_some(material.silent)}.")
         if material.n_samples is not None:
             seconds = material.n_samples / classifier.rate
             notes.append(f"The clips have different lengths, and were trained on at {seconds:.2f} s.")
         trained = fitted.decoder.is_trained(torch.arange(len(classifier.labels), device=classifier.device)).tolist()
         if untrained := [label for label, was in zip(classifier.labels, trained, strict=True) if not was]:
-            named = ", ".join(untrained[:3])
-            notes.append(f"{len(untrained)} classes were never decided, and are explained untold: {named}.")
+            notes.append(f"The decoder is told nothing of classes that were never decided, {_some(untrained)}.")
         return notes
 
     @torch.no_grad()
@@ -449,6 +448,10 @@ class LMAC:
             heard = listening.inverse(apply_gain(gain, spectrum), n_samples)[0]
             name = re.sub(r"[^\w.-]+", "_", f"{index}-{batch.clip_ids[0]}")
             write_audio(folder / f"{name}-step{step:05d}.wav", heard, batch.rate)
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} in all: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
 
 
 def _common_length(train: Dataset, rate: int) -> int | None:
