@@ -31,6 +31,7 @@ from earwitness.batching import ClipList
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch
 from earwitness_plugins.classifiers.zoo import esc10_cnn
+from earwitness_plugins.lmac.beginning import new_decoder
 from earwitness_plugins.lmac.explainer import LMAC
 from earwitness_plugins.lmac.masks import answer
 from earwitness_plugins.lmac.material import Material
@@ -78,7 +79,7 @@ def training(method: LMAC, classifier: AudioClassifier) -> tuple[Training, Mater
     material = Material(classifier, LAYERS, passages, ClipList(clips.clips), seed=0, **noise)
     for index in range(N_CLIPS):
         material.prepare(index, memory_mb=1e4)
-    decoder = method._decoder(classifier, material, seed=0)
+    decoder = new_decoder(material, method.width, told=method.class_conditional, seed=0)
     return Training(
         classifier,
         decoder,

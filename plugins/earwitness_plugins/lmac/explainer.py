@@ -15,16 +15,15 @@ from torch import Tensor
 
 from earwitness.audio.files import write_audio
 from earwitness.audio.masking import apply_gain, mask_to_gain
-from earwitness.batching import load_batch
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Dataset
 from earwitness.errors import CheckpointError, ConfigurationError, ExplanationError, nearest
 from earwitness.explanation import SCALES, Explanation, Mask, Scale
-from earwitness.fitting import Workspace, fitted_identity, load_fitted, unfinished_fit
+from earwitness.fitting import Workspace, fitted_identity, unfinished_fit
 from earwitness.protocols import Progress
-from earwitness.random import Random, stream_seed
-from earwitness.registry import registry
-from earwitness_plugins.hidden_maps import check_layer_names, deepest_layers, hidden_maps
+from earwitness.random import Random
+from earwitness_plugins.hidden_maps import check_layer_names, hidden_maps
+from earwitness_plugins.lmac.beginning import chosen_layers, common_length, earlier_fit, listen_to_all, new_decoder
 from earwitness_plugins.lmac.curves import collapse
 from earwitness_plugins.lmac.decoder import MaskDecoder
 from earwitness_plugins.lmac.fitted import FittedDecoder
@@ -33,11 +32,8 @@ from earwitness_plugins.lmac.masks import MaskKind, answer, on_stft
 from earwitness_plugins.lmac.material import Material
 from earwitness_plugins.lmac.noise import CLIPS, NoiseFolder, find_noise
 from earwitness_plugins.lmac.objective import Objective, OutLoss
-from earwitness_plugins.lmac.passages import MaskDomain, coarse_grid
+from earwitness_plugins.lmac.passages import MaskDomain
 from earwitness_plugins.lmac.training import Recipe, Training, fresh
-
-N_LAYERS = 4
-_CLIPS_FOR_LEVELS = 16
 
 
 class LMAC:
@@ -244,7 +240,7 @@ class LMAC:
         CheckpointError
             What it should start from is another method, of another classifier, width or layers, or damaged.
         """
-        layers = self._chosen_layers(classifier, train)
+        layers = chosen_layers(classifier, train, self.layers)
         passages = functools.lru_cache(maxsize=16)(functools.partial(self.kind.passage, classifier))
         material = Material(
             classifier,
@@ -252,20 +248,20 @@ class LMAC:
             passages,
             train,
             seed=random,
-            n_samples=_common_length(train, classifier.rate),
+            n_samples=common_length(train, classifier.rate),
             noise=self.noise,
             noise_snr_db=self.noise_snr_db,
         )
         held_out = None if validation is None else Material(classifier, layers, passages, validation, seed=random)
-        self._prepare([material] if held_out is None else [material, held_out], progress)
+        listen_to_all([material] if held_out is None else [material, held_out], self.memory_mb, progress)
         if not len(material):
             raise ConfigurationError(f"All {len(train)} training clips are silent: there is nothing to hear in them.")
         held_out = held_out if held_out is not None and len(held_out) else None
         objective = self.objective
         if self.start is None:
-            decoder = self._decoder(classifier, material, seed=random)
+            decoder = new_decoder(material, self.width, told=self.class_conditional, seed=random)
         else:
-            earlier = self._earlier(Path(self.start), classifier, layers)
+            earlier = earlier_fit(Path(self.start), classifier, layers, self.width, told=self.class_conditional)
             decoder = copy.deepcopy(earlier.decoder).train().requires_grad_()
             if earlier.sparsity and self.recipe.mean_mask is not None:
                 objective = replace(objective, sparsity=earlier.sparsity)
@@ -363,60 +359,6 @@ class LMAC:
         budget = torch.full((len(decision),), 0.5, device=logits.device)
         return self.kind.mask(logits, passage, passage.analysed(waveforms), budget), decision
 
-    def _chosen_layers(self, classifier: AudioClassifier, train: Dataset) -> tuple[str, ...]:
-        """The layers, in the order in which they run."""
-        batch = load_batch(train, [0], classifier.rate, device=classifier.device)
-        with torch.no_grad():
-            features = classifier.features(batch.waveforms)
-            if self.layers is None:
-                return deepest_layers(classifier, features, N_LAYERS)
-            with classifier.taps(self.layers) as taps:
-                classifier.logits_of_features(features)
-                order = tuple(taps)
-        hidden_maps(classifier, features, self.layers)  # says what is wrong with a layer
-        return order
-
-    def _prepare(self, materials: Sequence[Material], progress: Progress) -> None:
-        """Listen to all clips, and share the memory between data sets by their size."""
-        total, done = sum(len(material.dataset) for material in materials), 0
-        for material in materials:
-            for index in range(len(material.dataset)):
-                material.prepare(index, self.memory_mb * len(material.dataset) / total)
-                done += 1
-                silent = sum(len(each.silent) for each in materials)
-                progress(done, total, f"listening to the clips{f', {silent} silent ones left out' if silent else ''}")
-
-    def _decoder(self, classifier: AudioClassifier, material: Material, *, seed: int) -> MaskDecoder:
-        indices = material.chunks(_CLIPS_FOR_LEVELS)[0]
-        rows = material.rows(indices)
-        n_samples = material.clean(indices).waveforms.shape[1]
-        has_rows = any(maps.shape[2] > 1 for maps in rows.maps)
-        bands = 0 if has_rows else coarse_grid(classifier, n_samples).shape[0]
-        classes = len(classifier.labels) if self.class_conditional else 0
-        decoder = MaskDecoder([maps.shape[1] for maps in rows.maps], self.width, bands=bands, classes=classes)
-        decoder.initialise(rows.maps, seed=stream_seed(seed, "decoder"))
-        return decoder
-
-    def _earlier(self, folder: Path, classifier: AudioClassifier, layers: Sequence[str]) -> FittedDecoder:
-        unfinished = unfinished_fit(folder)
-        if unfinished is None:
-            explainer = load_fitted(registry(), folder, classifier)
-            earlier = explainer.fitted if isinstance(explainer, LMAC) else None
-        else:
-            of_it = unfinished[1].get("classifier") == classifier.checksum
-            earlier = FittedDecoder.of_checkpoint(*unfinished) if of_it else None
-        own = (set(layers), MaskDecoder([1], self.width).deepest.in_channels, self.class_conditional)
-        if earlier is None or own != (
-            set(earlier.layers),
-            earlier.decoder.deepest.in_channels,
-            bool(earlier.decoder.classes),
-        ):
-            raise CheckpointError(
-                f"{folder} holds no mask decoder for {classifier.name} of width {self.width} that listens to "
-                f"{', '.join(layers)}{' and is told the class' if self.class_conditional else ''}."
-            )
-        return earlier
-
     def _notes(self, material: Material, classifier: AudioClassifier) -> list[str]:
         """What should be known of a fit."""
         fitted, notes = self.fitted, []
@@ -452,12 +394,6 @@ class LMAC:
 
 def _some(names: Sequence[str]) -> str:
     return f"{len(names)} in all: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
-
-
-def _common_length(train: Dataset, rate: int) -> int | None:
-    """The median length of clips at a rate, in samples; None where all have the same."""
-    lengths = sorted(entry.n_samples for entry in train.entries)
-    return None if lengths[0] == lengths[-1] else round(lengths[len(lengths) // 2] * rate / train.rate)
 
 
 def _check_choice(name: str, given: str, choices: Sequence[str]) -> None:
