@@ -33,7 +33,7 @@ PLAIN = MaskKind(domain="stft", scale="magnitude")
 PUBLISHED = Objective(
     in_weight=4.0, increase_weight=0.0, out_weight=0.2, exchange_weight=0.0, sparsity=6.4, out_loss="published"
 )
-GUIDANCE = Guidance(weight=4.0, least_cosine=0.8)
+GUIDANCE = Guidance(weight=4.0, loss="bce", least_cosine=0.8)
 
 
 def material_of(classifier: AudioClassifier, kind: MaskKind) -> Material:

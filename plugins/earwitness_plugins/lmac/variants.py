@@ -49,6 +49,7 @@ def lmac_paper(
         noise_snr_db=noise_snr_db,
         finetune_steps=finetune_steps,
         guidance_weight=guidance_weight,
+        guidance_loss="bce",
         least_cosine=least_cosine,
         examples=examples,
     )
