@@ -75,7 +75,7 @@ class LMAC:
     noise_snr_db : float
         10 log10 of the clip's energy over the noise's.
     finetune_steps : int
-        Steps of a second stage, with guidance to what is loud in the clean clip.
+        Steps of a second stage, in which what is heard is guided towards the clean clip.
     start : str, optional
         The folder of an earlier fit to the same classifier, finished or not, from whose decoder this one starts; and
         from its last λ_s, if that is adapted. ``steps`` may then be 0.
@@ -148,7 +148,7 @@ class LMAC:
             )
         if not sparsity and mean_mask is not None and budget_share < 1:
             raise ConfigurationError(
-                "A sparsity of 0 cannot be adapted until masks keep mean_mask: give it a start, or mean_mask=None."
+                "A sparsity of 0 cannot be adapted until masks keep mean_mask: choose one above 0, or mean_mask=None."
             )
         if not steps and start is None:
             raise ConfigurationError("Without an earlier fit to start from, steps must be 1 or more, got 0.")
