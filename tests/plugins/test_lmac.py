@@ -37,6 +37,7 @@ from earwitness.registry import registry
 from earwitness_bench.datasets.toy import Toy
 from earwitness_plugins.lmac import training
 from earwitness_plugins.lmac.curves import COLUMNS, SCORES
+from earwitness_plugins.lmac.decoder import MaskDecoder
 from earwitness_plugins.lmac.explainer import LMAC
 from earwitness_plugins.lmac.material import Material, listen
 from earwitness_plugins.lmac.objective import Objective
@@ -572,6 +573,24 @@ def test_classes_that_were_never_decided_are_explained_untold(tmp_path: Path) ->
     asked = torch.tensor([missing, *({0, 1, 2} - {missing})])
     answer = found.explain(own, batch, target=asked, random=Random(0, batch.clip_ids))
     assert answer.diagnostics["class_trained"].tolist() == [0, 1, 1]
+    again = fitted(tmp_path / "again", train=some, noise=None, start=str(tmp_path))
+    assert again.notes == found.notes
+
+
+def test_what_a_training_keeps_tells_nothing_of_classes_that_were_never_decided() -> None:
+    decoder = MaskDecoder([4], 8, classes=3)
+    decoder.initialise([torch.randn(2, 4, 3, 3)], seed=0)
+    assert decoder.told is not None
+    with torch.no_grad():
+        decoder.told.weight[1] += 0.1
+    kept = decoder.learnt()
+    assert set(kept) == set(decoder.state_dict())
+    assert (kept["told.weight"] != 0).any(1).tolist() == [False, True, False]
+    assert bool((decoder.told.weight != 0).all())
+    decoder.load_state_dict(kept)
+    taken_up = MaskDecoder([4], 8, classes=3)  # as from a file: what it tells first is what was learnt before
+    taken_up.load_state_dict(kept)
+    assert all(torch.equal(each.learnt()[name], kept[name]) for each in (decoder, taken_up) for name in kept)
 
 
 def test_several_classes_at_once_may_be_heard_under_a_mask_of_either(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class MaskDecoder(nn.Module):
 
     centres: Tensor
     spreads: Tensor
+    told_at_first: Tensor | None
 
     def __init__(self, channels: Sequence[int], width: int, *, bands: int = 0, classes: int = 0) -> None:
         super().__init__()
@@ -62,6 +63,7 @@ class MaskDecoder(nn.Module):
         self.mask = nn.Conv2d(widths[-1], max(1, bands), 3, padding=1)
         self.register_buffer("centres", torch.zeros(sum(deep_first), 1, 1))
         self.register_buffer("spreads", torch.ones(sum(deep_first), 1, 1))
+        self.register_buffer("told_at_first", None, persistent=False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
     @torch.no_grad()
@@ -82,6 +84,7 @@ class MaskDecoder(nn.Module):
         self.mask.weight.mul_(0.1)  # begin near one half everywhere
         if self.told is not None:
             self.told.weight.copy_(_OF_A_CLASS * torch.randn(self.told.weight.shape, generator=generator))
+            self.told_at_first = self.told.weight.clone()
         by_channel = [each.transpose(0, 1).flatten(1) for each in reversed(maps)]
         self.centres.copy_(torch.cat([each.mean(1) for each in by_channel])[:, None, None])
         spreads = [each.std(1) for each in by_channel]
@@ -90,10 +93,12 @@ class MaskDecoder(nn.Module):
         self.spreads.copy_(torch.where(steady > 0, steady, 1)[:, None, None])
 
     @torch.no_grad()
-    def forget_untrained(self, first: Tensor) -> None:
-        """Tell nothing of classes about which nothing was learnt: those whose row is what it was at first, (C, W)."""
-        assert self.told is not None
-        self.told.weight.mul_((self.told.weight != first.to(self.told.weight)).any(1, keepdim=True))
+    def learnt(self) -> dict[str, Tensor]:
+        """A copy of its state on the CPU that tells nothing of classes about which nothing was learnt."""
+        state = {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}
+        if self.told is not None and self.told_at_first is not None:
+            state["told.weight"] *= (self.told.weight != self.told_at_first).any(1, keepdim=True).cpu()
+        return state
 
     def is_trained(self, target: Tensor) -> Tensor:
         """Whether it is known what to tell of classes (B,), bool; always, where nothing is told."""

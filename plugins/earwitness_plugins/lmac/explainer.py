@@ -265,7 +265,6 @@ class LMAC:
             decoder = copy.deepcopy(earlier.decoder).train().requires_grad_()
             if earlier.sparsity and self.recipe.mean_mask is not None:
                 objective = replace(objective, sparsity=earlier.sparsity)
-        told_first = None if decoder.told is None else decoder.told.weight.detach().clone()
         training = Training(
             classifier,
             decoder.to(classifier.device),
@@ -279,8 +278,6 @@ class LMAC:
             material, held_out, seed=random, workspace=workspace, progress=progress, on_look=make_audible
         )
         kept = fresh(decoder, found.kept)
-        if self.start is None and kept.told is not None and told_first is not None:
-            kept.forget_untrained(told_first)
         self._fitted = FittedDecoder(kept, layers, found.kept_step, training.sparsity, found.curves)
         self.notes = self._notes(material, classifier)
 

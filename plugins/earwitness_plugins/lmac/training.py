@@ -306,7 +306,7 @@ class Training:
             state.curves.validation.append([numbers[name] for name in SCORES])
         if score >= state.best or state.step > self.recipe.steps:
             state.best, state.kept_step = score, state.step
-            state.kept = {name: value.detach().cpu().clone() for name, value in state.decoder.state_dict().items()}
+            state.kept = state.decoder.learnt()
 
     def _measure(self, rows: Rows, passage: Passage, n_samples: int, means: Means) -> None:
         logits = answer(self.state.decoder, rows.maps, rows.decision, self.classifier, n_samples)
