@@ -30,6 +30,16 @@ TESTS = Path(__file__).parents[1]
 RAN: list[str] = []
 
 
+def options_of(command: click.Command, context: click.Context, name: str) -> Iterator[tuple[str, click.Option]]:
+    """Every option of a command and, for a group, of those below it."""
+    yield from ((name, option) for option in command.params if isinstance(option, click.Option))
+    if isinstance(command, click.Group):
+        for each in command.list_commands(context):
+            below = command.get_command(context, each)
+            assert below is not None
+            yield from options_of(below, context, f"{name} {each}")
+
+
 @click.command()
 def refuses() -> None:
     raise AudioError("The recording is empty. Record something.")
@@ -367,3 +377,9 @@ def test_a_group_says_of_each_command_all_of_its_first_sentence() -> None:
     said = " ".join(CliRunner().invoke(group, ["--help"]).output.split())
     assert long in said
     assert "More." not in said
+
+
+def test_every_option_of_every_command_says_what_it_is() -> None:
+    options = [*options_of(shell, click.Context(shell), "earwitness")]
+    assert len({name for name, _ in options}) > 20
+    assert [f"{name} {option.opts[0]}" for name, option in options if not option.help] == []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import device_option, json_option
 from earwitness.cli.progress import progress_bar
 from earwitness.cli.shell import INTERRUPTED
 
@@ -35,7 +36,7 @@ def _shard(_context: click.Context, _parameter: click.Parameter, given: str | No
 @click.argument("suite", required=False, metavar="SUITE")
 @click.option("--quick", is_flag=True, help="The suite `quick`: toy data, about a minute.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Results folder.")
-@click.option("--device", default="cpu", show_default=True)
+@device_option
 @click.option(
     "--engine",
     "engine_name",
@@ -48,7 +49,7 @@ def _shard(_context: click.Context, _parameter: click.Parameter, given: str | No
 @click.option("--only-failed", is_flag=True, help="Compute again what has failed, and nothing else.")
 @click.option("--shard", callback=_shard, metavar="K/N", help="Compute the K-th of N parts of the suite.")
 @click.option("--dry-run", is_flag=True, help="Say what would be computed, and what that takes; compute one batch.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@json_option
 def bench(
     suite: str | None,
     quick: bool,

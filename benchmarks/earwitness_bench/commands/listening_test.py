@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import device_option, json_option
 from earwitness.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     "--clips", type=click.IntRange(min=1), default=10, show_default=True, help="Trials; one more for training."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of clips and of all orders.")
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@device_option
+@json_option
 def listening_test(
     folder: Path,
     answers: tuple[Path, ...],

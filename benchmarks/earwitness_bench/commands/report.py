@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import device_option, json_option
 from earwitness.cli.progress import progress_bar
 
 
@@ -19,8 +20,8 @@ from earwitness.cli.progress import progress_bar
 @click.option(
     "--max-mb", type=click.FloatRange(min=1), default=30.0, show_default=True, help="Size of the whole folder."
 )
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@device_option
+@json_option
 def report(folder: Path, out: Path, clips: int, max_mb: float, device: str, as_json: bool) -> None:
     """Write the results in DIR as one folder of static pages.
 

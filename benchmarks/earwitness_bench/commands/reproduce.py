@@ -9,13 +9,14 @@ from pathlib import Path
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import json_option
 
 
 @click.command()
 @click.argument("cell", metavar="CELL")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Results folder.")
 @click.option("--device", help="Default: the kind of device that it was computed on.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@json_option
 def reproduce(cell: str, out: Path, device: str | None, as_json: bool) -> None:
     """Compute one CELL of a results folder again, from data to score, and compare.
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from earwitness.cli.context import current_registry
-from earwitness.cli.options import classifier_options, classifier_parameters, refuse_classifier
+from earwitness.cli.options import (
+    classifier_options,
+    classifier_parameters,
+    device_option,
+    json_option,
+    refuse_classifier,
+    seed_option,
+)
 from earwitness.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -48,7 +55,13 @@ _Named = tuple[str, dict[str, Any]]
     help="From relevance to a mask: normalise, quantile(q), relevance_share(p), energy(p), energy(p,hard), "
     "percentile_blur(p).  [default: a method's own mask or sound; of relevance, energy(0.3)]",
 )
-@click.option("--scale", type=click.Choice(["magnitude", "log1p"]), default="magnitude", show_default=True)
+@click.option(
+    "--scale",
+    type=click.Choice(["magnitude", "log1p"]),
+    default="magnitude",
+    show_default=True,
+    help="What a mask made from relevance multiplies: the magnitudes |S|, or log(1 + |S|).",
+)
 @click.option(
     "--route",
     type=click.Choice(["waveform", "spectrogram"]),
@@ -57,15 +70,21 @@ _Named = tuple[str, dict[str, Any]]
     help="Score what is heard (waveform), or the masked features.",
 )
 @click.option(
-    "--window", "window_s", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, metavar="SECONDS"
+    "--window",
+    "window_s",
+    type=click.FloatRange(0.5, 600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A longer recording is explained window by window.",
 )
 @click.option(
     "--match-loudness",
     is_flag=True,
     help="Write heard_loud.wav too, at the recording's level, and the like of each part.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
+@seed_option
+@device_option
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
@@ -73,7 +92,7 @@ _Named = tuple[str, dict[str, Any]]
     show_default=True,
     help="Of the network. bfloat16 is for GPUs and the newest CPUs, and changes the numbers a little.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@json_option
 def explain(
     files: tuple[Path, ...],
     out: Path,

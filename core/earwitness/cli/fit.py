@@ -11,7 +11,14 @@ from typing import Any
 import click
 
 from earwitness.cli.context import current_registry
-from earwitness.cli.options import classifier_options, classifier_parameters, refuse_classifier
+from earwitness.cli.options import (
+    classifier_options,
+    classifier_parameters,
+    device_option,
+    json_option,
+    refuse_classifier,
+    seed_option,
+)
 from earwitness.cli.progress import progress_bar
 
 
@@ -29,9 +36,9 @@ from earwitness.cli.progress import progress_bar
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the result.")
 @classifier_options
 @click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="See `earwitness list explainers NAME`.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@seed_option
+@device_option
+@json_option
 def fit(
     explainer: str,
     dataset: str,

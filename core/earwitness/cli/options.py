@@ -16,6 +16,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 PARAMETER_OPTIONS = {"explainer": "--param", "classifier": "--classifier-param", "dataset": "--dataset-param"}
 """Options of commands that take ``NAME=VALUE``, by the kind of plugin that it is passed to."""
 
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="The same seed gives the same numbers."
+)
+device_option = click.option(
+    "--device", default="cpu", show_default=True, help="Where to compute, as PyTorch names it, such as cuda:0."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+
 
 def classifier_options(command: F) -> F:
     """``--classifier``, ``--classifier-param`` and ``--weights``."""

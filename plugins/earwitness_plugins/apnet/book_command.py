@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import json_option
 from earwitness.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _OPENING = ("(", "[", "{", "'", '"')  # of a literal that may have commas in it
     help="A classifier that says what each prototype sounds like: a name from `earwitness list classifiers`, with "
     'parameters as in "yamnet(regroup=esc10)". May be given several times.',
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@json_option
 def prototypes(
     folder: Path,
     out: Path,

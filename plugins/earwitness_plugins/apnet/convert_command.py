@@ -18,6 +18,7 @@ import click
     type=click.Choice(["urbansound8k", "medley-solos-db", "speech-commands"]),
     default="urbansound8k",
     show_default=True,
+    help="The published network whose weights they are.",
 )
 def convert_apnet(arrays: Path, out: Path, labels: str, min_db: float, max_db: float, configuration: str) -> None:
     """Convert the weights of a published APNet.

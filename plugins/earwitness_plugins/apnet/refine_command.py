@@ -11,6 +11,7 @@ import click
 
 from earwitness.cli.commands import Commands
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import device_option, json_option, seed_option
 from earwitness.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -22,11 +23,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 _RULE = click.option(
     "--rule", type=click.Choice(["code", "paper"]), default="code", show_default=True, help="Where the two differ."
 )
-_SEED = click.option("--seed", type=int, default=0, show_default=True)
 
 
 def _data(*, required: bool) -> Callable[[F], F]:
@@ -50,7 +49,7 @@ def _training(*, required: bool) -> Callable[[F], F]:
 
     def decorated(command: F) -> F:
         for option in (
-            click.option("--device", default="cpu", show_default=True),
+            device_option,
             click.option(
                 "--validation-param",
                 "validation_params",
@@ -94,7 +93,7 @@ def refine() -> None:
     show_default=True,
     help="Less leaves fewer out; see above.",
 )
-@_JSON
+@json_option
 def prune(folder: Path, rule: Any, closeness: float, as_json: bool) -> None:
     """Leave out prototypes that are too close to another one.
 
@@ -125,8 +124,8 @@ def prune(folder: Path, rule: Any, closeness: float, as_json: bool) -> None:
     show_default=True,
     help="How it starts: at random, as in the code, or as it was, without these channels.",
 )
-@_SEED
-@_JSON
+@seed_option
+@json_option
 def prune_channels(folder: Path, n_channels: int, rule: Any, decoder: Any, seed: int, as_json: bool) -> None:
     """Leave out channels of the latent map that say what another one says. Then retrain.
 
@@ -141,7 +140,7 @@ def prune_channels(folder: Path, n_channels: int, rule: Any, decoder: Any, seed:
 @refine.command()
 @_FOLDER
 @click.argument("number", type=click.IntRange(1))
-@_JSON
+@json_option
 def delete(folder: Path, number: int, as_json: bool) -> None:
     """Delete prototype NUMBER, as counted in the prototype book.
 
@@ -159,7 +158,7 @@ def delete(folder: Path, number: int, as_json: bool) -> None:
 @_FOLDER
 @_data(required=True)
 @click.option("--clip", "clip_id", required=True, metavar="ID", help="Of the clip that becomes a prototype.")
-@_JSON
+@json_option
 def add(folder: Path, dataset: str, dataset_params: tuple[str, ...], clip_id: str, as_json: bool) -> None:
     """Turn a clip of a data set into a prototype of its class.
 
@@ -178,7 +177,7 @@ def add(folder: Path, dataset: str, dataset_params: tuple[str, ...], clip_id: st
 
 @refine.command()
 @_FOLDER
-@_JSON
+@json_option
 def rebalance(folder: Path, as_json: bool) -> None:
     """Make the prototypes of each class weigh together what they weighed when the network was last trained.
 
@@ -194,8 +193,8 @@ def rebalance(folder: Path, as_json: bool) -> None:
 @_training(required=True)
 @click.option("--epochs", type=click.IntRange(1), default=20, show_default=True, help="The paper's 20.")
 @click.option("--learning-rate", type=float, help="Default: that of the training.")
-@_SEED
-@_JSON
+@seed_option
+@json_option
 def retrain(
     folder: Path, epochs: int, learning_rate: float | None, seed: int, device: str, as_json: bool, **data: Any
 ) -> None:
@@ -214,8 +213,8 @@ def retrain(
 @refine.command()
 @_FOLDER
 @_data(required=True)
-@click.option("--device", default="cpu", show_default=True)
-@_JSON
+@device_option
+@json_option
 def evaluate(folder: Path, dataset: str, dataset_params: tuple[str, ...], device: str, as_json: bool) -> None:
     """Before and after: prototypes, parameters and accuracy of the network at every step.
 
@@ -244,7 +243,7 @@ def evaluate(folder: Path, dataset: str, dataset_params: tuple[str, ...], device
 
 @refine.command()
 @_FOLDER
-@_JSON
+@json_option
 def undo(folder: Path, as_json: bool) -> None:
     """Take back the last edit. The network is what it was before, to the bit."""
     workshop = _workshop(folder)
@@ -255,7 +254,7 @@ def undo(folder: Path, as_json: bool) -> None:
 
 @refine.command()
 @_FOLDER
-@_JSON
+@json_option
 def history(folder: Path, as_json: bool) -> None:
     """What was done, step by step, and how large the network was after each. With --json, the record itself."""
     workshop = _workshop(folder)
@@ -274,7 +273,7 @@ def history(folder: Path, as_json: bool) -> None:
     "--from", "origin", type=click.Path(path_type=Path), required=True, metavar="OTHER", help="A refined folder."
 )
 @_training(required=False)
-@_JSON
+@json_option
 def replay(folder: Path, origin: Path, device: str, as_json: bool, **data: Any) -> None:
     """Do in DIR what was done in OTHER. Both began with the same network.
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import json_option, seed_option
 from earwitness.cli.progress import progress_bar
 
 
@@ -22,9 +23,9 @@ from earwitness.cli.progress import progress_bar
 )
 @click.option("--test-param", "test_params", metavar="NAME=VALUE", multiple=True, help="Changes the test data.")
 @click.option("--epochs", type=click.IntRange(1), help="Fewer or more passes than the recipe's.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@seed_option
 @click.option("--threads", type=click.IntRange(1), help="Part of the result's identity. Default: all cores.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@json_option
 def train_classifier(
     name: str,
     out: Path,

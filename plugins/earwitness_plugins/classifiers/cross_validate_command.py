@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import device_option, json_option
 from earwitness.cli.progress import progress_bar
 from earwitness.errors import ConfigurationError
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 @click.option("--only", type=int, multiple=True, metavar="K", help="Test on this fold now. Repeatable. Default: all.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another one adds to the results.")
 @click.option("--threads", type=click.IntRange(1), help="Part of the result's identity. Default: all cores.")
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@device_option
+@json_option
 def cross_validate(
     name: str,
     out: Path,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from earwitness.cli.context import current_registry
-from earwitness.cli.options import classifier_parameters
+from earwitness.cli.options import classifier_parameters, device_option, json_option
 from earwitness.cli.progress import progress_bar
 
 
@@ -20,8 +20,8 @@ from earwitness.cli.progress import progress_bar
 @click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="A parameter of the classifier.")
 @click.option("--weights", metavar="FILE", help="Weights for it; the folder of a trained APNet for apnet.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Clips in one pass.")
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@device_option
+@json_option
 def evaluate_classifier(
     classifier: str,
     dataset: str,

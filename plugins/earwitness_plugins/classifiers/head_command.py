@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import json_option
 from earwitness.cli.progress import progress_bar
 
 
@@ -21,7 +22,7 @@ from earwitness.cli.progress import progress_bar
 @click.option("--multilabel", is_flag=True, help="A clip may have several classes: sigmoid instead of softmax.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Weights (safetensors).")
 @click.option("--threads", type=click.IntRange(1), help="Part of the result's identity. Default: all cores.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@json_option
 def train_head(
     backbone: str,
     dataset: str,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import json_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,7 @@ _CLIP_S = 5.0
     "--clip", type=click.Path(path_type=Path), metavar="FILE", help="Its beginning is looked at. Default: seeded noise."
 )
 @click.option("--label", metavar="NAME", help="Look at this class instead of the classifier's decision.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@json_option
 def audit(
     classifier: str,
     explainer: str,

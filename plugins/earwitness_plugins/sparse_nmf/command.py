@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from earwitness.cli.context import current_registry
-from earwitness.cli.options import classifier_options, classifier_parameters
+from earwitness.cli.options import classifier_options, classifier_parameters, device_option, json_option, seed_option
 from earwitness.cli.progress import progress_bar
 
 
@@ -30,7 +30,13 @@ from earwitness.cli.progress import progress_bar
 @click.option("--sparsity", type=float, default=0.8, show_default=True, help="Weight mu of the activations' sum.")
 @click.option("--average", type=int, default=1, show_default=True, help="Frames that are averaged into one.")
 @click.option("--max-frames", type=int, help="Learn from about as many, drawn from all clips.")
-@click.option("--method", type=click.Choice(["hals", "multiplicative"]), default="hals", show_default=True)
+@click.option(
+    "--method",
+    type=click.Choice(["hals", "multiplicative"]),
+    default="hals",
+    show_default=True,
+    help="Of the updates: coordinate descent (hals), which is quicker, or the multiplicative ones.",
+)
 @click.option("--restarts", type=int, default=1, show_default=True, help="Random starts; the best is kept.")
 @click.option("--class-wise", is_flag=True, help="Noise first, from clips without a label; then class by class.")
 @click.option(
@@ -40,9 +46,9 @@ from earwitness.cli.progress import progress_bar
     multiple=True,
     help="noise_patterns, patterns_per_class, clips_per_class or keep_noise of the class-wise scheme.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+@seed_option
+@device_option
+@json_option
 def learn_patterns(
     dataset: str,
     dataset_params: tuple[str, ...],

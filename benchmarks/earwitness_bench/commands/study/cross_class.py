@@ -30,7 +30,7 @@ def _matrix(document: Document) -> str:
 
 
 @study_of_an_explainer("cross-class", _matrix, explainer="drsa", fits=True)
-@click.option("--clips-per-class", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--clips-per-class", type=click.IntRange(1), default=50, show_default=True, help="The first ones.")
 def cross_class(given: Given, *, progress: Progress, clips_per_class: int) -> tuple[Document, Ran]:
     """Do the subspaces of a class belong to it?
 

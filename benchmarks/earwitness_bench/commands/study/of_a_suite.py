@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from earwitness.cli.context import current_registry
+from earwitness.cli.options import device_option, json_option
 from earwitness.cli.progress import progress_bar
 from earwitness_bench.commands.study.saying import Document, Show, say
 
@@ -28,8 +29,8 @@ def study_of_a_suite(name: str, show: Show) -> Callable[[Callable[..., tuple[Doc
         click.option("--arena", metavar="TITLE", help="Which, where the suite has several."),
         click.option("--only", multiple=True, metavar="TITLE", help="Only this explainer; may be given several times."),
         click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Results folder."),
-        click.option("--device", default="cpu", show_default=True),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text."),
+        device_option,
+        json_option,
     ]
 
     def decorate(run: Callable[..., tuple[Document, Ran]]) -> click.Command:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from earwitness.cli.context import current_registry
-from earwitness.cli.options import classifier_options, classifier_parameters
+from earwitness.cli.options import classifier_options, classifier_parameters, device_option, json_option, seed_option
 from earwitness.cli.progress import progress_bar
 from earwitness_bench.commands.study.saying import Document, Show, say
 
@@ -60,13 +60,19 @@ def study_of_an_explainer(
             "--dataset-param", "dataset_params", metavar="NAME=VALUE", multiple=True, help='Such as "folds=[5]".'
         ),
         classifier_options,
-        click.option("--explainer", default=explainer, show_default=True, metavar="NAME"),
+        click.option(
+            "--explainer",
+            default=explainer,
+            show_default=True,
+            metavar="NAME",
+            help="See `earwitness list explainers`.",
+        ),
         click.option("--param", "params", metavar="NAME=VALUE", multiple=True, help="A parameter of the explainer."),
         click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Results folder."),
         click.option("--chunk-size", type=click.IntRange(1, 256), default=8, show_default=True, help="Clips at once."),
-        click.option("--seed", type=int, default=0, show_default=True),
-        click.option("--device", default="cpu", show_default=True),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text."),
+        seed_option,
+        device_option,
+        json_option,
     ]
     if fits:
         said = "What is fitted to: the same data set with these parameters, and no others."
