@@ -108,7 +108,9 @@ def deepest_layers(classifier: AudioClassifier, features: Tensor, count: int) ->
 
 
 @torch.no_grad()
-def hidden_maps(classifier: AudioClassifier, features: Tensor, layers: Sequence[str]) -> HiddenMaps:
+def hidden_maps(
+    classifier: AudioClassifier, features: Tensor, layers: Sequence[str], *, least_cells: int = 1
+) -> HiddenMaps:
     """Run the classifier and keep what it has in some layers.
 
     Parameters
@@ -117,6 +119,9 @@ def hidden_maps(classifier: AudioClassifier, features: Tensor, layers: Sequence[
     features : Tensor (B, 1, M, N') or (B, 1, T)
     layers : sequence of str
         In any order.
+    least_cells : int
+        Of a map. 2, where layers are chosen, refuses one that says a single thing of a whole clip; later a short clip
+        may leave no more.
 
     Raises
     ------
@@ -132,7 +137,7 @@ def hidden_maps(classifier: AudioClassifier, features: Tensor, layers: Sequence[
     if missing:
         raise ClassifierError(f"The layer {missing[0]!r} of {classifier.name} does not run. Name another.")
     for name, output in outputs.items():
-        if output.ndim not in (3, 4) or output.shape[2:].numel() < 2:
+        if output.ndim not in (3, 4) or output.shape[2:].numel() < least_cells:
             raise NotApplicableError(
                 f"The layer {name!r} of {classifier.name} gives {tuple(output.shape[1:])} for a clip, which has no "
                 "spatial shape. Name a layer with a map over time, such as a convolution's activation."

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from earwitness.artifacts import load_tensors
 from earwitness.audio.budget import EnergyBudget
 from earwitness.audio.dialects import efficientat
+from earwitness.audio.front_end import LogMel
 from earwitness.audio.masking import kept_energy
+from earwitness.audio.mel import Compression, MelBands, Stft
 from earwitness.batching import ClipList
 from earwitness.classifier import AudioClassifier
 from earwitness.cli.shell import shell
@@ -36,11 +38,13 @@ from earwitness.random import Random
 from earwitness.registry import registry
 from earwitness_bench.datasets.toy import Toy
 from earwitness_plugins.lmac import training
-from earwitness_plugins.lmac.curves import COLUMNS, SCORES
+from earwitness_plugins.lmac.curves import COLUMNS, SCORES, collapse
 from earwitness_plugins.lmac.decoder import MaskDecoder
 from earwitness_plugins.lmac.explainer import LMAC
+from earwitness_plugins.lmac.masks import MaskKind
 from earwitness_plugins.lmac.material import Material, listen
 from earwitness_plugins.lmac.objective import Objective
+from earwitness_plugins.lmac.passages import BandPassage, coarse_grid
 from earwitness_plugins.lmac.variants import lmac_budget, lmac_paper
 from networks import LABELS, N_SAMPLES, RATE, Lambda, OneEach, classifier_of, patches_of, randomise, wave_classifier_of
 
@@ -64,6 +68,13 @@ class Bands(nn.Module):
         level = features[:, 0].clamp(min=-6).mean(2)
         thirds = [third.mean(1) for third in level.tensor_split(3, dim=1)]
         return self.slope * torch.stack(thirds, dim=1)
+
+
+class NeedsSound(Bands):
+    """Divides by whether there is anything in its first frames."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) / (features[..., :4].std((1, 2, 3)) > 1e-3)[:, None]
 
 
 def own_classifier(network: nn.Module | None = None, **options: Any) -> AudioClassifier:
@@ -174,7 +185,8 @@ def test_a_resumed_fit_ends_as_one_that_was_not_interrupted(
 
         return progress
 
-    for at in (6, 8, 10):  # between two checkpoints, at one, and where the second stage begins or the fit ends
+    stages = (6, 8, 10, *((12, 14) if "finetune_steps" in parameters else ()))
+    for at in stages:  # between two checkpoints, at one, where the second stage begins or the fit ends, and within it
         with pytest.raises(KilledError):
             fitted(tmp_path / "killed", name, progress=killer(at), **settings)
     assert same(fitted(tmp_path / "killed", name, **settings), whole)
@@ -252,6 +264,32 @@ def test_masks_that_collapse_are_reported_while_training(tmp_path: Path) -> None
     assert fit_facts(tmp_path)["notes"] == found.notes
     assert found.notes[0].startswith("At the end of the training the masks have collapsed to all-zero")
     assert explained(found).diagnostics["collapsed"].tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("classifier", "kind"),
+    [
+        (own_classifier, MaskKind(domain="stft", scale="magnitude")),
+        (own_classifier, MaskKind(domain="features", scale="magnitude")),
+        (own_classifier, MaskKind(domain="stft", scale="log1p")),
+        (own_classifier, MaskKind(domain="stft", scale="magnitude", binarize=True)),
+        (wave_classifier_of, MaskKind(domain="stft", scale="magnitude")),
+    ],
+)
+def test_masks_collapse_where_the_classifier_has_bands(
+    classifier: Callable[[], AudioClassifier], kind: MaskKind
+) -> None:
+    own = classifier()
+    passage, shape = kind.passage(own, N_SAMPLES), coarse_grid(own, N_SAMPLES).shape
+
+    def said(coarse: Tensor) -> str:
+        mean, spread = passage.level(passage.spread(coarse.expand(2, *shape)))
+        return collapse(float(mean[1]), float(spread[1]))
+
+    assert "all-zero" in said(torch.tensor(0.0))
+    assert "all-one" in said(torch.tensor(1.0))
+    assert "a constant gain of 0.40" in said(torch.tensor(0.4))
+    assert not said(torch.linspace(0.4, 0.6, shape[0])[:, None])
 
 
 def test_a_training_that_diverges_stops_and_keeps_its_last_checkpoint(
@@ -424,7 +462,7 @@ def test_clips_of_several_lengths_are_trained_on(tmp_path: Path) -> None:
     clips = [tones(6, n_samples=n, seed=n)[place] for place, n in enumerate(lengths)]
     found = fitted(tmp_path, train=clips, steps=4)
     assert found.fitted.step == 4
-    assert found.notes[0] == (f"The clips have different lengths, and were trained on at {N_SAMPLES / RATE:.2f} s.")
+    assert found.notes[0] == "Clips of 0.38 to 0.75 s were trained on at 0.50 s."
     material = Material(
         own_classifier(), ["features.4"], lambda n: found.kind.passage(own_classifier(), n), ClipList(clips),
         seed=0, n_samples=N_SAMPLES,
@@ -437,6 +475,74 @@ def test_clips_of_several_lengths_are_trained_on(tmp_path: Path) -> None:
     assert torch.equal(heard[3], clips[3].waveform)
     excerpts = clips[5].waveform.unfold(0, N_SAMPLES, 1)
     assert bool((excerpts == heard[5]).all(1).any())
+
+
+def test_what_is_shorter_than_the_layers_take_is_repeated_wherever_it_stands(tmp_path: Path) -> None:
+    deep = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(8), nn.Conv2d(4, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    randomise(deep, 0)
+    own = classifier_of(deep)
+    short, *others = tones(4, n_samples=400)[:1] + tones(4)
+    with pytest.raises(RuntimeError):
+        own.logits(short.waveform[None])
+    found = fitted(tmp_path / "first", classifier=own, train=[short, *others], steps=2)
+    assert found.fitted.layers == fitted(tmp_path / "last", classifier=own, train=others, steps=2).fitted.layers
+
+
+def test_a_clip_that_leaves_one_cell_of_a_map_is_explained(method: LMAC) -> None:
+    own = own_classifier()
+    tiny = tones(1, n_samples=own.listening.hop_length)
+    assert tuple(mask_of(explained(method, own, tiny)).shape[1:]) == own.listening.grid(len(tiny[0].waveform)).shape
+
+
+def test_a_classifier_of_one_length_is_trained_and_validated_at_that_length(tmp_path: Path) -> None:
+    own = own_classifier()
+    bands, frames = own.features(Batch.of(tones(1)).waveforms).shape[2:]
+    head = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * bands * frames, 3))
+    randomise(head, 0)
+    fixed = own_classifier(head, duration_s=N_SAMPLES / RATE)
+    longer = tones(4, n_samples=N_SAMPLES + 500)
+    found = fitted(tmp_path, classifier=fixed, train=longer, validation=tones(2, n_samples=N_SAMPLES - 500))
+    assert len(found.fitted.curves.validation) == 1
+    assert found.notes[0] == "Clips of 0.56 to 0.56 s were trained on at 0.50 s."
+    fitted(tmp_path / "mixed", classifier=fixed, train=[*longer, *tones(2)])
+    assert not any("trained on" in note for note in fitted(tmp_path / "same", classifier=fixed, train=tones()).notes)
+
+
+def test_logits_that_are_not_finite_are_said_by_the_clip(tmp_path: Path) -> None:
+    silence, sound = torch.zeros(N_SAMPLES // 2), tones(1)[0].waveform[: N_SAMPLES // 2]
+    late = Clip(torch.cat([silence, sound]), RATE, "begins late")
+    validation = [*tones(2, seed=2), late]
+    with pytest.raises(ExplanationError, match="answers clip begins late with logits that are not finite"):
+        fitted(tmp_path, classifier=own_classifier(NeedsSound()), validation=validation)
+
+
+def test_scores_that_are_not_finite_stop_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = BandPassage.heard_and_rest
+
+    def nothing(self: BandPassage, mask: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
+        heard, rest = plain(self, mask, clips)
+        return (heard, rest) if mask.requires_grad else (heard * torch.nan, rest)
+
+    monkeypatch.setattr(BandPassage, "heard_and_rest", nothing)
+    with pytest.raises(ExplanationError, match="validation clips under their masks is not finite in step 6"):
+        fitted(tmp_path, validation=tones(2, seed=2))
+
+
+def test_one_class_under_softmax_is_refused(tmp_path: Path) -> None:
+    one = Lambda(lambda x: x.mean((1, 2, 3))[:, None])
+    with pytest.raises(ConfigurationError, match="one class under softmax"):
+        fitted(tmp_path, classifier=classifier_of(one, labels=("dog",)))
+
+
+def test_masks_cannot_keep_more_than_what_the_classifier_hears(tmp_path: Path) -> None:
+    bands, compression = MelBands(8, f_max=RATE / 8), Compression("ln", 1e-4, shift=3.0)
+    low = own_classifier(front_end=LogMel(rate=RATE, stft=Stft(256, 128), bands=bands, compression=compression))
+    with pytest.raises(ConfigurationError, match=r"mean_mask=0\.28 .* hears 0\.2"):
+        fitted(tmp_path / "much", classifier=low)
+    assert fitted(tmp_path / "less", classifier=low, mean_mask=0.07, steps=2).fitted.step == 2
 
 
 def test_layers_without_a_spatial_shape_are_refused(tmp_path: Path) -> None:

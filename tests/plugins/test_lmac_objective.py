@@ -226,12 +226,16 @@ def test_rows_are_warped_alone_and_silent_ones_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "spread", "said"),
-    [(0.001, 0.0, "all-zero"), (0.999, 0.0, "all-one"), (0.4, 0.0, "constant gain of 0.40"), (0.3, 0.2, "")],
+    ("level", "spread", "said"),
+    [
+        (0.001, 0.0, "the masks have collapsed to all-zero"),
+        (0.999, 0.0, "the masks have collapsed to all-one"),
+        (0.4, 0.0, "the masks have collapsed to a constant gain of 0.40"),
+        (0.3, 0.2, ""),
+    ],
 )
-def test_collapsed_masks_are_named(mean: float, spread: float, said: str) -> None:
-    numbers = {**dict.fromkeys(COLUMNS, 0.0), "mean_mask": mean, "spread": spread}
+def test_collapsed_masks_are_named(level: float, spread: float, said: str) -> None:
+    numbers = {**dict.fromkeys(COLUMNS, 0.0), "level": level, "spread": spread}
     curves = Curves([[numbers[name] for name in COLUMNS]])
-    assert (said in collapse(mean, spread)) == bool(said) or collapse(mean, spread) == said
-    assert curves.collapse == collapse(mean, spread)
+    assert collapse(level, spread) == curves.collapse == said
     assert curves.summary().endswith(curves.collapse)

@@ -128,7 +128,7 @@ def _look(plan: Plan, classifier: AudioClassifier, train: Dataset) -> tuple[tupl
             f"l2i needs {N_LAYERS} hidden maps over time, each behind an activation; {classifier.name} has only "
             f'{", ".join(layers)}. Name {N_LAYERS} layers: layers=["…", "…", "…"].'
         )
-    return layers, tuple(maps.shape[1] for maps in hidden_maps(classifier, features, layers).maps)
+    return layers, tuple(maps.shape[1] for maps in hidden_maps(classifier, features, layers, least_cells=2).maps)
 
 
 def _patterns(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from earwitness.batching import load_batch
+from earwitness.audio.files import is_constant
 from earwitness.classifier import AudioClassifier
-from earwitness.clips import Dataset
-from earwitness.errors import CheckpointError
+from earwitness.clips import Batch, Dataset
+from earwitness.errors import CheckpointError, ConfigurationError
 from earwitness.fitting import load_fitted, unfinished_fit
 from earwitness.protocols import Progress
 from earwitness.random import stream_seed
@@ -18,14 +18,23 @@ from earwitness.registry import registry
 from earwitness_plugins.hidden_maps import deepest_layers, hidden_maps
 from earwitness_plugins.lmac.decoder import MaskDecoder
 from earwitness_plugins.lmac.fitted import FittedDecoder
-from earwitness_plugins.lmac.material import Material
+from earwitness_plugins.lmac.material import Material, of_length
 from earwitness_plugins.lmac.passages import coarse_grid
 
 N_LAYERS = 4
 _CLIPS_FOR_LEVELS = 16
 
 
-def chosen_layers(classifier: AudioClassifier, train: Dataset, layers: Sequence[str] | None) -> tuple[str, ...]:
+def first_audible(train: Dataset, classifier: AudioClassifier, n_samples: int | None, *, seed: int) -> Batch:
+    """The first clip in which there is something to hear, of the length of all; else ConfigurationError."""
+    for index in range(len(train)):
+        clip = of_length(train[index].resampled(classifier.rate), n_samples, seed=seed)
+        if not bool(is_constant(clip.waveform)):
+            return Batch.of([clip], device=classifier.device)
+    raise ConfigurationError(f"All {len(train)} training clips are silent: there is nothing to hear in them.")
+
+
+def chosen_layers(classifier: AudioClassifier, batch: Batch, layers: Sequence[str] | None) -> tuple[str, ...]:
     """The layers to listen to, in the order in which they run; those of the four deepest resolutions by default.
 
     Raises
@@ -33,7 +42,6 @@ def chosen_layers(classifier: AudioClassifier, train: Dataset, layers: Sequence[
     ClassifierError, NotApplicableError
         See :func:`~earwitness_plugins.hidden_maps.hidden_maps`: a layer is missing, or has no spatial shape.
     """
-    batch = load_batch(train, [0], classifier.rate, device=classifier.device)
     with torch.no_grad():
         features = classifier.features(batch.waveforms)
         if layers is None:
@@ -41,14 +49,21 @@ def chosen_layers(classifier: AudioClassifier, train: Dataset, layers: Sequence[
         with classifier.taps(layers) as taps:
             classifier.logits_of_features(features)
             order = tuple(taps)
-    hidden_maps(classifier, features, layers)  # says what is wrong with a layer
+    hidden_maps(classifier, features, layers, least_cells=2)  # says what is wrong with a layer
     return order
 
 
-def common_length(train: Dataset, rate: int) -> int | None:
-    """The median length of clips at a rate, in samples; None where all have the same."""
+def only_length(classifier: AudioClassifier) -> int | None:
+    """In samples, of a classifier that takes clips of one length only."""
+    return None if classifier.duration_s is None else round(classifier.duration_s * classifier.rate)
+
+
+def common_length(train: Dataset, classifier: AudioClassifier) -> int | None:
+    """What the classifier takes, or else the clips' median length, at its rate; None where all clips have the same."""
     lengths = sorted(entry.n_samples for entry in train.entries)
-    return None if lengths[0] == lengths[-1] else round(lengths[len(lengths) // 2] * rate / train.rate)
+    if classifier.duration_s is not None or lengths[0] == lengths[-1]:
+        return only_length(classifier)
+    return round(lengths[len(lengths) // 2] * classifier.rate / train.rate)
 
 
 def listen_to_all(materials: Sequence[Material], memory_mb: float, progress: Progress) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-COLUMNS = ("step", "loss", "p_heard", "p_rest", "mean_mask", "spread", "guided")
+COLUMNS = ("step", "loss", "p_heard", "p_rest", "mean_mask", "level", "spread", "guided")
 """Of the training curve: last step of a stretch, and means over it: the objective, probability of the decision in what
-is heard and in the rest, mean of the masks on the listening STFT, standard deviation of a mask's cells, and share of
-clips that were guided."""
+is heard and in the rest, mean of the masks on the listening STFT, mean and standard deviation of a mask's cells where
+the classifier has bands, and share of clips that were guided."""
 
 SCORES = ("step", "AI", "AG", "FF", "mean_mask", "score")
 """Of the validation curve: AI and AG as shares, FF, and their mean, by which decoders are chosen."""
@@ -20,14 +20,14 @@ SCORES = ("step", "AI", "AG", "FF", "mean_mask", "score")
 _NOTHING, _EVERYTHING, _FLAT = 0.005, 0.995, 0.002
 
 
-def collapse(mean_mask: float, spread: float) -> str:
+def collapse(level: float, spread: float) -> str:
     """What is wrong with masks of this mean and of this standard deviation within a mask; nothing, as a rule."""
-    if mean_mask < _NOTHING:
+    if level < _NOTHING:
         return "the masks have collapsed to all-zero"
-    if mean_mask > _EVERYTHING:
+    if level > _EVERYTHING:
         return "the masks have collapsed to all-one"
     if spread < _FLAT:
-        return f"the masks have collapsed to a constant gain of {mean_mask:.2f}"
+        return f"the masks have collapsed to a constant gain of {level:.2f}"
     return ""
 
 
@@ -56,7 +56,7 @@ class Curves:
         if not self.training:
             return ""
         last = dict(zip(COLUMNS, self.training[-1], strict=True))
-        return collapse(last["mean_mask"], last["spread"])
+        return collapse(last["level"], last["spread"])
 
     def adapted(self, sparsity: float, mean_mask: float | None, *, until: int) -> float:
         """λ_s after the stretches up to a step: each multiplies it by the root of what masks kept over ``mean_mask``.

@@ -23,7 +23,15 @@ from earwitness.fitting import Workspace, fitted_identity, unfinished_fit
 from earwitness.protocols import Progress
 from earwitness.random import Random
 from earwitness_plugins.hidden_maps import check_layer_names, hidden_maps
-from earwitness_plugins.lmac.beginning import chosen_layers, common_length, earlier_fit, listen_to_all, new_decoder
+from earwitness_plugins.lmac.beginning import (
+    chosen_layers,
+    common_length,
+    earlier_fit,
+    first_audible,
+    listen_to_all,
+    new_decoder,
+    only_length,
+)
 from earwitness_plugins.lmac.curves import collapse
 from earwitness_plugins.lmac.decoder import MaskDecoder
 from earwitness_plugins.lmac.fitted import FittedDecoder
@@ -32,7 +40,7 @@ from earwitness_plugins.lmac.masks import MaskKind, answer, on_stft
 from earwitness_plugins.lmac.material import Material
 from earwitness_plugins.lmac.noise import CLIPS, NoiseFolder, find_noise
 from earwitness_plugins.lmac.objective import Objective, OutLoss
-from earwitness_plugins.lmac.passages import MaskDomain
+from earwitness_plugins.lmac.passages import MaskDomain, Passage, coarse_grid
 from earwitness_plugins.lmac.training import Recipe, Training, fresh
 
 
@@ -240,7 +248,14 @@ class LMAC:
         CheckpointError
             What it should start from is another method, of another classifier, width or layers, or damaged.
         """
-        layers = chosen_layers(classifier, train, self.layers)
+        if len(classifier.labels) == 1 and not classifier.multilabel:
+            raise ConfigurationError(
+                f"{classifier.name} has one class under softmax, so it is certain of whatever it hears. If its output "
+                "is a logit, describe it with multilabel=True."
+            )
+        n_samples = common_length(train, classifier)
+        first = first_audible(train, classifier, n_samples, seed=random)
+        layers = chosen_layers(classifier, first, self.layers)
         passages = functools.lru_cache(maxsize=16)(functools.partial(self.kind.passage, classifier))
         material = Material(
             classifier,
@@ -248,14 +263,16 @@ class LMAC:
             passages,
             train,
             seed=random,
-            n_samples=common_length(train, classifier.rate),
+            n_samples=n_samples,
             noise=self.noise,
             noise_snr_db=self.noise_snr_db,
         )
-        held_out = None if validation is None else Material(classifier, layers, passages, validation, seed=random)
+        self._check_mean_mask(classifier, first.waveforms.shape[1])
+        held_out = None
+        if validation is not None:
+            only = only_length(classifier)
+            held_out = Material(classifier, layers, passages, validation, seed=random, n_samples=only)
         listen_to_all([material] if held_out is None else [material, held_out], self.memory_mb, progress)
-        if not len(material):
-            raise ConfigurationError(f"All {len(train)} training clips are silent: there is nothing to hear in them.")
         held_out = held_out if held_out is not None and len(held_out) else None
         objective = self.objective
         if self.start is None:
@@ -321,9 +338,12 @@ class LMAC:
             The classifier does not have the layers, or other channels there.
         """
         n_samples = batch.waveforms.shape[1]
-        mask, decision = self._mask(classifier, batch.waveforms, self.fitted.decoder, self.fitted.layers, target)
-        spread = mask.flatten(1)
-        flat = [bool(collapse(float(row.mean()), float(row.std()))) for row in spread]
+        passage = self.kind.passage(classifier, n_samples)
+        mask, decision = self._mask(
+            classifier, passage, batch.waveforms, self.fitted.decoder, self.fitted.layers, target
+        )
+        levels = zip(*(each.tolist() for each in passage.level(mask)), strict=True)
+        flat = [bool(collapse(level, spread)) for level, spread in levels]
         if self.kind.domain == "stft":
             mask = on_stft(mask, classifier, n_samples)
         return Explanation(
@@ -339,13 +359,13 @@ class LMAC:
     def _mask(
         self,
         classifier: AudioClassifier,
+        passage: Passage,
         waveforms: Tensor,
         decoder: MaskDecoder,
         layers: Sequence[str],
         target: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Masks where their passage uses them, for the decisions if for nothing else; and those decisions (B,)."""
-        passage = self.kind.passage(classifier, waveforms.shape[1])
         hidden = hidden_maps(classifier, classifier.features(waveforms), layers)
         decision = hidden.logits.argmax(1)
         target = decision if target is None else target
@@ -356,6 +376,17 @@ class LMAC:
         budget = torch.full((len(decision),), 0.5, device=logits.device)
         return self.kind.mask(logits, passage, passage.analysed(waveforms), budget), decision
 
+    def _check_mean_mask(self, classifier: AudioClassifier, n_samples: int) -> None:
+        """Raise ConfigurationError where masks cannot keep so much, as the classifier has too few bands."""
+        passage = self.kind.passage(classifier, n_samples)
+        ones = torch.ones(1, *coarse_grid(classifier, n_samples).shape, device=classifier.device)
+        most = float(passage.extent(passage.spread(ones)))
+        if self.recipe.mean_mask is not None and self.recipe.mean_mask >= most:
+            raise ConfigurationError(
+                f"Masks should keep mean_mask={self.recipe.mean_mask:g} of the listening STFT, and {classifier.name} "
+                f"hears {most:.2g} of it. Choose less, such as {0.28 * most:.2g}."
+            )
+
     def _notes(self, material: Material, classifier: AudioClassifier) -> list[str]:
         """What should be known of a fit."""
         fitted, notes = self.fitted, []
@@ -363,9 +394,10 @@ class LMAC:
             notes.append(f"At the end of the training {collapsed}. Look at its curves, and at other weights.")
         if material.silent:
             notes.append(f"Silent clips were left out, {_some(material.silent)}.")
-        if material.n_samples is not None:
-            seconds = material.n_samples / classifier.rate
-            notes.append(f"The clips have different lengths, and were trained on at {seconds:.2f} s.")
+        lengths_s = sorted(entry.n_samples / material.dataset.rate for entry in material.dataset.entries)
+        trained_s = (material.n_samples or 0) / classifier.rate
+        if trained_s and not lengths_s[0] == lengths_s[-1] == trained_s:
+            notes.append(f"Clips of {lengths_s[0]:.2f} to {lengths_s[-1]:.2f} s were trained on at {trained_s:.2f} s.")
         trained = fitted.decoder.is_trained(torch.arange(len(classifier.labels), device=classifier.device)).tolist()
         if untrained := [label for label, was in zip(classifier.labels, trained, strict=True) if not was]:
             notes.append(f"The decoder is told nothing of classes that were never decided, {_some(untrained)}.")
@@ -381,7 +413,7 @@ class LMAC:
             folder.mkdir(parents=True, exist_ok=True)
             batch = material.clean([index])
             n_samples, listening = batch.waveforms.shape[1], classifier.listening
-            mask, _ = self._mask(classifier, batch.waveforms, decoder, material.layers)
+            mask, _ = self._mask(classifier, material.passages(n_samples), batch.waveforms, decoder, material.layers)
             spectrum = listening.forward(batch.waveforms)
             gain = mask_to_gain(on_stft(mask, classifier, n_samples), spectrum.abs(), self.kind.scale)
             heard = listening.inverse(apply_gain(gain, spectrum), n_samples)[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from earwitness.audio.files import is_constant
 from earwitness.batching import plan_chunks
 from earwitness.classifier import AudioClassifier
 from earwitness.clips import Batch, Clip, Dataset, Entry
+from earwitness.errors import ExplanationError
 from earwitness.random import Random, stream_seed
 from earwitness_plugins.hidden_maps import hidden_maps
 from earwitness_plugins.lmac.noise import CLIPS, Noise, OtherClips, find_noise, with_noise
@@ -73,6 +75,16 @@ def listen(classifier: AudioClassifier, layers: Sequence[str], passage: Passage,
     found = (hidden.logits > 0) & classifier.multilabel
     found = found.scatter(1, decision[:, None], True)
     return Rows(hidden.maps, passage.analysed(waveforms), decision, confidence, found)
+
+
+def of_length(clip: Clip, n_samples: int | None, *, seed: int) -> Clip:
+    """An excerpt of a longer clip, from a place that its name decides; a shorter one repeated. None: as it is."""
+    if n_samples in (None, len(clip.waveform)):
+        return clip
+    share = float(Random(seed, [clip.clip_id]).uniform("excerpt"))
+    start = int(share * max(0, len(clip.waveform) - n_samples + 1))
+    waveform = np.resize(clip.waveform[start : start + n_samples].numpy(), n_samples)
+    return replace(clip, waveform=torch.from_numpy(waveform), sources={})
 
 
 class Material:
@@ -192,16 +204,17 @@ class Material:
         return self._clips.get(index) or self._read(index)
 
     def _read(self, index: int) -> Clip:
-        clip = self.dataset[index].resampled(self.classifier.rate)
-        if self.n_samples in (None, len(clip.waveform)):
-            return clip
-        share = float(Random(self.seed, [clip.clip_id]).uniform("excerpt"))
-        start = int(share * max(0, len(clip.waveform) - self.n_samples + 1))
-        waveform = np.resize(clip.waveform[start : start + self.n_samples].numpy(), self.n_samples)
-        return replace(clip, waveform=torch.from_numpy(waveform), sources={})
+        return of_length(self.dataset[index].resampled(self.classifier.rate), self.n_samples, seed=self.seed)
 
     def _waveform(self, index: int) -> Tensor:
         return self._clip(index).waveform
 
     def _listen(self, batch: Batch) -> Rows:
-        return listen(self.classifier, self.layers, self.passages(batch.waveforms.shape[1]), batch.waveforms)
+        rows = listen(self.classifier, self.layers, self.passages(batch.waveforms.shape[1]), batch.waveforms)
+        for name, confidence in zip(batch.clip_ids, rows.confidence.tolist(), strict=True):
+            if not isfinite(confidence):
+                raise ExplanationError(
+                    f"{self.classifier.name} answers clip {name} with logits that are not finite. Look at that clip, "
+                    "or at what the classifier divides by."
+                )
+        return rows

@@ -67,6 +67,10 @@ class Passage(Protocol):
         """Mean of a spread mask over the bins of the listening STFT, or over features: Tensor (B,)."""
         ...
 
+    def level(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of a spread mask where it can be above 0 at all: two of Tensor (B,)."""
+        ...
+
 
 def coarse_grid(classifier: AudioClassifier, n_samples: int) -> Grid:
     """The grid on which the decoder answers: that of the features, or mel bands at the listening STFT's frames."""
@@ -142,15 +146,26 @@ class BandPassage:
         self.listening = classifier.listening
         self.budgets = budgets
         self.coarse = coarse_grid(classifier, n_samples)
-        filters = self.front_end.filters
+        self.fine = self.listening.grid(n_samples)
+
+    @functools.cached_property
+    def _averages(self) -> Tensor:
+        """A on the bins of the front end: Tensor (M, F)."""
         bins = self.coarse.filter_frequencies_hz
         assert bins is not None
-        self._averages = _averages(self.coarse, bins).to(filters)
-        fine = self.listening.grid(n_samples)
-        self._shares = _averages(self.coarse, fine.frequencies_hz).mean(1).to(filters)
-        overlap = (filters @ self._averages.T).cpu()
+        return _averages(self.coarse, bins).to(self.front_end.filters)
+
+    @functools.cached_property
+    def _shares(self) -> Tensor:
+        """Of each band in the bins of the listening STFT: Tensor (M,)."""
+        return _averages(self.coarse, self.fine.frequencies_hz).mean(1).to(self.front_end.filters)
+
+    @functools.cached_property
+    def _terms(self) -> list[tuple[int, ...]]:
+        """Which bands next to one meet in it: a step for each factor of m."""
+        overlap = (self.front_end.filters @ self._averages.T).cpu()
         apart = sorted(set((overlap > 0).nonzero().diff(dim=1).flatten().tolist()))
-        self._terms = list(combinations_with_replacement(apart, self.front_end.power))
+        return list(combinations_with_replacement(apart, self.front_end.power))
 
     def analysed(self, waveforms: Tensor) -> Tensor:
         """See :class:`Passage`: a map for each term, and for budgets one of the energy, (B, terms [+ 1], M, N')."""
@@ -186,6 +201,10 @@ class BandPassage:
     def extent(self, mask: Tensor) -> Tensor:
         """See :class:`Passage`."""
         return (self._shares[:, None] * mask).sum(1).mean(1)
+
+    def level(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Passage`."""
+        return _level(mask)
 
     def _weights(self, term: tuple[int, ...]) -> Tensor:
         """Σ over the orders of a term of K_kf Π A_(k+step)f: Tensor (M, F)."""
@@ -236,44 +255,13 @@ class FeaturePassage:
         """See :class:`Passage`: over features."""
         return mask.mean((1, 2))
 
-
-class SpectrumPassage:
-    """Masks on the listening STFT, straight to the classifier's features."""
-
-    def __init__(self, classifier: AudioClassifier, n_samples: int, scale: Scale) -> None:
-        self.classifier = classifier
-        self.scale: Scale = scale
-        self.n_frames = coarse_grid(classifier, n_samples).shape[1]
-        self.coarse, self.fine = coarse_grid(classifier, n_samples), classifier.listening.grid(n_samples)
-
-    def analysed(self, waveforms: Tensor) -> Tensor:
-        """See :class:`Passage`: |S|, (B, F, N)."""
-        return self.classifier.listening.forward(waveforms).abs()
-
-    def spread(self, mask: Tensor) -> Tensor:
-        """See :class:`Passage`: (B, F, N)."""
-        return lift_mask(mask, self.coarse, self.fine)
-
-    def energy(self, clips: Tensor) -> Tensor:
+    def level(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Passage`."""
-        return clips.square()
-
-    def features(self, mask: Tensor, clips: Tensor) -> Tensor:
-        """See :class:`Passage`."""
-        passed = (mask_to_gain(mask, clips, self.scale) * clips)[:, :, : self.n_frames]
-        return self.classifier.front_end.from_stft(torch.complex(passed, torch.zeros_like(passed)))
-
-    def heard_and_rest(self, mask: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Passage`."""
-        return self.features(mask, clips), self.features(1 - mask, clips)
-
-    def extent(self, mask: Tensor) -> Tensor:
-        """See :class:`Passage`."""
-        return mask.mean((1, 2))
+        return _level(mask)
 
 
-class WaveformPassage:
-    """Masks on the listening STFT, made audible, and heard by the classifier through its whole front end."""
+class _LiftedPassage:
+    """What passages have in common that lift the mask to the listening STFT."""
 
     def __init__(self, classifier: AudioClassifier, n_samples: int, scale: Scale) -> None:
         self.classifier = classifier
@@ -281,13 +269,51 @@ class WaveformPassage:
         self.n_samples = n_samples
         self.coarse, self.fine = coarse_grid(classifier, n_samples), classifier.listening.grid(n_samples)
 
-    def analysed(self, waveforms: Tensor) -> Tensor:
-        """See :class:`Passage`: S, (B, F, N), complex."""
-        return self.classifier.listening.forward(waveforms)
-
     def spread(self, mask: Tensor) -> Tensor:
         """See :class:`Passage`: (B, F, N)."""
         return lift_mask(mask, self.coarse, self.fine)
+
+    def extent(self, mask: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        return mask.mean((1, 2))
+
+    def level(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Passage`."""
+        return _level(mask[:, self._reached])
+
+    @functools.cached_property
+    def _reached(self) -> Tensor:
+        """Which bins get something of a mask that is lifted: Tensor (F,), bool."""
+        return (_averages(self.coarse, self.fine.frequencies_hz) > 0).any(0)
+
+
+class SpectrumPassage(_LiftedPassage):
+    """Masks on the listening STFT, straight to the classifier's features."""
+
+    def analysed(self, waveforms: Tensor) -> Tensor:
+        """See :class:`Passage`: |S|, (B, F, N)."""
+        return self.classifier.listening.forward(waveforms).abs()
+
+    def energy(self, clips: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        return clips.square()
+
+    def features(self, mask: Tensor, clips: Tensor) -> Tensor:
+        """See :class:`Passage`."""
+        passed = (mask_to_gain(mask, clips, self.scale) * clips)[:, :, : self.coarse.shape[1]]
+        return self.classifier.front_end.from_stft(torch.complex(passed, torch.zeros_like(passed)))
+
+    def heard_and_rest(self, mask: Tensor, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Passage`."""
+        return self.features(mask, clips), self.features(1 - mask, clips)
+
+
+class WaveformPassage(_LiftedPassage):
+    """Masks on the listening STFT, made audible, and heard by the classifier through its whole front end."""
+
+    def analysed(self, waveforms: Tensor) -> Tensor:
+        """See :class:`Passage`: S, (B, F, N), complex."""
+        return self.classifier.listening.forward(waveforms)
 
     def energy(self, clips: Tensor) -> Tensor:
         """See :class:`Passage`."""
@@ -305,13 +331,14 @@ class WaveformPassage:
         rest = self.classifier.listening.inverse(clips, self.n_samples) - heard
         return self.classifier.features(heard), self.classifier.features(rest)
 
-    def extent(self, mask: Tensor) -> Tensor:
-        """See :class:`Passage`."""
-        return mask.mean((1, 2))
-
     def _heard(self, mask: Tensor, clips: Tensor) -> Tensor:
         gain = mask if self.scale == "magnitude" else mask_to_gain(mask, clips.abs(), self.scale)
         return self.classifier.listening.inverse(apply_gain(gain, clips), self.n_samples)
+
+
+def _level(mask: Tensor) -> tuple[Tensor, Tensor]:
+    cells = mask.flatten(1)
+    return cells.mean(1), cells.std(1)
 
 
 def _energy_of_bands(waveforms: Tensor, listening: ListeningSTFT, bands: Grid) -> Tensor:

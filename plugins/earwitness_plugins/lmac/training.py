@@ -1,7 +1,7 @@
 """Training the decoder: Adam, cosine learning rate, clipped gradients; resumable, watched, selected on validation.
 
 Nothing random is drawn from a generator that has a state: batches, noise and budgets are functions of seed, step and
-clip. So a training that goes on from its last checkpoint ends as one that was never interrupted.
+clip. So a training that goes on from its last checkpoint ends as one that was never interrupted, on a CPU to the bit.
 """
 
 from __future__ import annotations
@@ -190,8 +190,7 @@ class Training:
                 continue
             self._note_stretch()
             if not state.step % LOOK or state.step in (self.recipe.steps, self.recipe.total):
-                self._look(validation)
-                on_look(state.decoder, state.step)
+                on_look(self._look(validation), state.step)
                 self._save(workspace, train.layers)
             progress(state.step, self.recipe.total, state.curves.summary())
         return state
@@ -216,16 +215,20 @@ class Training:
         terms = terms + unwarped * self.objective.tv * total_variation(own)
         guided = torch.zeros(len(rows), dtype=torch.bool, device=loss.device)
         if self.state.step >= self.recipe.steps:
-            soft = replace(self.kind, binarize=False).mask(logits, passage) if self.kind.binarize else own
+            to_bins = self.kind.binarize and self.guidance.loss == "bce"  # of which a binary mask has no gradient
+            soft = replace(self.kind, binarize=False).mask(logits, passage) if to_bins else own
             extra, guided = self._guided(soft, clean, batch.waveforms)
             terms = torch.where(guided, 0.0, terms) + extra  # as the authors' code: guided instead of sparse
         self._descend([*zip(features, gradients, strict=True), (terms.mean(), None)], loss + terms.detach())
+        kept = own if self.recipe.budget_share < 1 else mask
+        level, spread = passage.level(kept.detach())
         self._means.add(
             loss=loss + terms,
             p_heard=p_heard,
             p_rest=p_rest,
-            mean_mask=passage.extent(own if self.recipe.budget_share < 1 else mask),
-            spread=mask.flatten(1).std(1),
+            mean_mask=passage.extent(kept),
+            level=level,
+            spread=spread,
             guided=guided,
         )
 
@@ -292,24 +295,32 @@ class Training:
         return torch.where(drawn[:, 1] < self.recipe.budget_share, budget, torch.nan).to(self.classifier.device)
 
     @torch.no_grad()
-    def _look(self, validation: Material | None) -> None:
-        """Measure the decoder on validation clips, and keep it if it is the best so far."""
+    def _look(self, validation: Material | None) -> MaskDecoder:
+        """Measure the decoder as it would be kept on validation clips, and keep it if it is the best so far."""
         state = self.state
+        learnt = state.decoder.learnt()
+        decoder = fresh(state.decoder, learnt)
         score = math.inf
         if validation is not None:
             means = Means()
             for indices in validation.chunks(self.recipe.batch_size):
                 n_samples = validation.clean(indices).waveforms.shape[1]
-                self._measure(validation.rows(indices), validation.passages(n_samples), n_samples, means)
+                self._measure(decoder, validation.rows(indices), validation.passages(n_samples), n_samples, means)
             score = (means["AI"] + means["AG"] + means["FF"]) / 3
+            if not math.isfinite(score):
+                raise ExplanationError(
+                    f"What {self.classifier.name} says of validation clips under their masks is not finite in step "
+                    f"{state.step}. Look at what it divides by, or leave out clips that are nearly silent."
+                )
             numbers = {**{name: means[name] for name in SCORES[1:-1]}, "step": float(state.step), "score": score}
             state.curves.validation.append([numbers[name] for name in SCORES])
         if score >= state.best or state.step > self.recipe.steps:
             state.best, state.kept_step = score, state.step
-            state.kept = state.decoder.learnt()
+            state.kept = learnt
+        return decoder
 
-    def _measure(self, rows: Rows, passage: Passage, n_samples: int, means: Means) -> None:
-        logits = answer(self.state.decoder, rows.maps, rows.decision, self.classifier, n_samples)
+    def _measure(self, decoder: MaskDecoder, rows: Rows, passage: Passage, n_samples: int, means: Means) -> None:
+        logits = answer(decoder, rows.maps, rows.decision, self.classifier, n_samples)
         for share in self.recipe.shares:
             budget = torch.full_like(rows.confidence, share)
             mask = self.kind.mask(logits, passage, rows.clips, budget)
