@@ -32,7 +32,7 @@ from earwitness.render import Scene
 
 METHODS = ("gradcam", "integrated-gradients", "gradient-shap", "saliency", "loudness", "uniform-noise")
 N_CLIPS = 8  # that exchange their masks
-ASKED = (1, 4, 7)  # that many classes behind the decision
+ASKED = (1, 4, 7)  # that many classes behind the decision, which is left out
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ def exchange(classifier: AudioClassifier, dataset: Dataset, explainer: Explainer
         scene = Scene(classifier, batch, classifier.listening, "waveform")
         decision = scene.original.argmax(1)
         gain, *others = [
-            _gain(explainer, scene, batch, (decision + step) % len(classifier.labels), rule) for step in (0, *ASKED)
+            _gain(explainer, scene, batch, _behind(decision, step, classifier), rule) for step in (0, *ASKED)
         ]
         for step, of_other in zip(ASKED, others, strict=True):
-            wanted = (decision + step) % len(classifier.labels)
+            wanted = _behind(decision, step, classifier)
             asked.append(scene.probabilities(of_other).argmax(1) == wanted)
         own.append(scene.probabilities(gain).argmax(1) == decision)
         for shift in range(1, len(batch)):
@@ -92,6 +92,11 @@ def exchange(classifier: AudioClassifier, dataset: Dataset, explainer: Explainer
             probability.append(heard.gather(1, wanted[:, None])[differs, 0])
             before.append(scene.original.gather(1, wanted[:, None])[differs, 0])
     return Exchange(*(float(torch.cat(values).float().mean()) for values in (own, other, probability, before, asked)))
+
+
+def _behind(decision: Tensor, step: int, classifier: AudioClassifier) -> Tensor:
+    n_classes = len(classifier.labels)
+    return (decision + (step and 1 + (step - 1) % (n_classes - 1))) % n_classes
 
 
 @torch.enable_grad()

@@ -1,8 +1,9 @@
 """A classifier whose layers lose what they learnt, one after the other, from the output down to the input.
 
-A layer is a module with parameters, together with the batch norm that directly follows it. Randomised, it is as its
-``reset_parameters`` leaves it, a batch norm as it was before training; so a network and its folded copy
-(:mod:`earwitness.folding`) lose the same. What a layer draws depends on the seed and on its name alone.
+A layer is a module with parameters, or with statistics of what it saw, together with the batch norm that directly
+follows it. Randomised, it is as its ``reset_parameters`` leaves it, a batch norm as it was before training; so a
+network and its folded copy (:mod:`earwitness.folding`) lose the same. What a layer draws depends on the seed and on its
+name alone.
 
 Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3.1 (cascading randomisation).
 """
@@ -10,10 +11,9 @@ Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,10 +67,13 @@ def stages(classifier: AudioClassifier, features: Tensor, most: int) -> list[tup
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
         raise ConfigurationError(f"A cascade has a whole number of stages, at least 1; got {most!r}.")
     modules = dict(classifier.network.named_modules())
-    layers = [name for name, module in modules.items() if next(module.parameters(recurse=False), None) is not None]
-    fixed = [f"{name or 'itself'} ({type(modules[name]).__name__})" for name in layers if _reset(modules[name]) is None]
+    layers = [name for name, module in modules.items() if _has_learnt(module)]
+    fixed = [
+        f"{name or 'itself'} ({type(module).__name__})" for name in layers if not _anew(module := modules[name], 0)
+    ]
     if fixed or not layers:
-        what = f"these layers have no reset_parameters(): {', '.join(fixed[:4])}" if fixed else "there are no layers"
+        what = "these layers have no reset_parameters() that resets all of theirs: " + ", ".join(fixed[:4])
+        what = what if fixed else "there are no layers"
         raise NotApplicableError(f"The network of {classifier.name} cannot be randomised: {what}.")
     with_layer = set(normalised_layers(classifier.network).values())
     ran = _order(classifier, features, modules)
@@ -92,7 +95,7 @@ def cascade(classifier: AudioClassifier, features: Tensor, *, seed: int, most: i
     network = classifier.network
     for names in stages(classifier, features, most):
         network = copy.deepcopy(network)
-        modules = dict(network.named_modules())
+        modules = dict(network.named_modules(remove_duplicate=False))
         for name in names:
             _randomise(modules[name], stream_seed(seed, "randomised layer", name))
             if name in norms:
@@ -100,20 +103,32 @@ def cascade(classifier: AudioClassifier, features: Tensor, *, seed: int, most: i
         yield Randomised(names, classifier.with_network(network))
 
 
-def _reset(module: nn.Module) -> Callable[[], Any] | None:
-    found = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-    return found if callable(found) else None
+def _has_learnt(module: nn.Module) -> bool:
+    own = next(module.parameters(recurse=False), None)
+    return own is not None or getattr(module, "running_mean", None) is not None
 
 
 @torch.no_grad()
-def _randomise(module: nn.Module, seed: int) -> None:
-    """Initialise a module anew. Drawn on the CPU and in the usual layout: the same numbers on every device."""
+def _anew(module: nn.Module, seed: int) -> nn.Module | None:
+    """A copy as its initialisation leaves it; None where that leaves some of its parameters as they were, or is none.
+
+    Drawn on the CPU and in the usual layout: the same numbers on every device.
+    """
     fresh = copy.deepcopy(module).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    reset = _reset(fresh)
-    assert reset is not None
+    reset = getattr(fresh, "reset_parameters", None) or getattr(fresh, "_reset_parameters", None)
+    if not callable(reset):
+        return None
+    for parameter in fresh.parameters(recurse=False):
+        parameter.fill_(torch.nan)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         reset()
+    return None if any(bool(each.isnan().any()) for each in fresh.parameters(recurse=False)) else fresh
+
+
+def _randomise(module: nn.Module, seed: int) -> None:
+    fresh = _anew(module, seed)
+    assert fresh is not None
     module.load_state_dict(fresh.state_dict())
 
 

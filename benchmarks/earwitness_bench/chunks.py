@@ -159,10 +159,17 @@ def check_needs(needs: frozenset[str], prepared: Prepared) -> None:
         raise NotApplicableError("it needs several clips, and this chunk has one")
 
 
-def others(seed: int, prepared: Prepared) -> Tensor:
+def others(seed: int, clip_ids: Sequence[str], target: Tensor) -> Tensor:
     """For each row a row of another clip: in a seeded order of the clips, the next one.
 
     A clip with several rows gives the one of the same class where it has it, else its first.
+
+    Parameters
+    ----------
+    seed : int
+    clip_ids : sequence of str, length B
+    target : Tensor (B,), int64
+        The class that a row is of.
 
     Returns
     -------
@@ -173,17 +180,16 @@ def others(seed: int, prepared: Prepared) -> Tensor:
     NotApplicableError
         All rows are of one clip.
     """
-    clip_ids = prepared.scene.batch.clip_ids
     order = sorted(set(clip_ids), key=lambda clip_id: stream_seed(seed, clip_id, "shuffle"))
     if len(order) < 2:
         raise NotApplicableError("a chunk of one clip has no other clip to take a map from")
     following = dict(zip(order, order[1:] + order[:1], strict=True))
-    targets = prepared.target.tolist()
+    targets = target.tolist()
     rows = []
-    for clip_id, target in zip(clip_ids, targets, strict=True):
+    for clip_id, own in zip(clip_ids, targets, strict=True):
         candidates = [row for row, other in enumerate(clip_ids) if other == following[clip_id]]
-        rows.append(next((row for row in candidates if targets[row] == target), candidates[0]))
-    return torch.tensor(rows, device=prepared.target.device)
+        rows.append(next((row for row in candidates if targets[row] == own), candidates[0]))
+    return torch.tensor(rows, device=target.device)
 
 
 def describe(error: BaseException) -> str:

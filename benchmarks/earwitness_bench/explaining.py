@@ -80,13 +80,15 @@ class Asker:
             return self._whole(unit, prepared)
         base = self._base(unit, prepared)
         chosen = prepared.select(base.rows)
-        return replace(base, explanation=shuffled(base.explanation, others(self._seed, chosen)))
+        return replace(
+            base, explanation=shuffled(base.explanation, others(self._seed, chosen.scene.batch.clip_ids, chosen.target))
+        )
 
     def again(self, unit: Unit, prepared: Prepared, asked: Asked) -> Explanation:
         """The same method on something else; see :meth:`earwitness.context.Context.explain`."""
         if unit.contestant.shuffle_of is None:
             return self.ask(unit, prepared, asked)
-        giver = others(self._seed, prepared)
+        giver = others(self._seed, prepared.scene.batch.clip_ids, prepared.target)
         if asked.target is None and asked.rows is None:
             return shuffled(self.ask(unit, prepared, asked), giver)
         # The map is of another recording, whatever was done to this one.

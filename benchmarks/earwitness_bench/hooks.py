@@ -146,6 +146,7 @@ def earwitness_metrics() -> Iterator[MetricSpec]:
     )
     yield MetricSpec(
         name="cascading-randomisation",
+        version=2,
         target="earwitness_bench.metrics.randomisation:CascadingRandomisation",
         summary="Does the map change when the classifier's layers are randomised, from the output down?",
         paper="Adebayo et al., NeurIPS 2018; Wang et al., IEEE TIP 2004",
@@ -157,7 +158,11 @@ def earwitness_metrics() -> Iterator[MetricSpec]:
             ),
             Column(name="SSIM_all_random", direction="lower", summary="the same where all layers are random"),
             Column(name="SSIM_other_clip", direction="neither", summary="of the original maps of two clips"),
-            Column(name="degenerate_randomised", direction="neither", summary="share of stages with a constant map"),
+            Column(
+                name="degenerate_randomised",
+                direction="neither",
+                summary="share of stages with a constant map, as an area",
+            ),
         ),
     )
     yield from quantus_specs()

@@ -115,11 +115,42 @@ def test_what_cannot_be_initialised_anew_is_refused_by_its_name() -> None:
             return self.scale * super().forward(features)
 
     classifier = classifier_of(Scaled())
-    with pytest.raises(NotApplicableError, match=r"no reset_parameters\(\): itself \(Scaled\)"):
+    with pytest.raises(NotApplicableError, match=r"no reset_parameters\(\) .*: itself \(Scaled\)"):
         stages(classifier, features(classifier), 9)
+
+    class WithScale(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(8, 3)
+            self.scale = nn.Parameter(torch.ones(3))
+
+    network = SmallCNN()
+    network.head = WithScale()
+    with pytest.raises(NotApplicableError, match=r"resets all of theirs: head \(WithScale\)"):
+        stages(classifier_of(network), features(classifier), 9)
     without = classifier_of(Lambda(lambda maps: maps.mean((1, 3))[:, :3]))
     with pytest.raises(NotApplicableError, match="there are no layers"):
         stages(without, features(without), 9)
+
+
+def test_a_batch_norm_without_parameters_forgets_what_it_saw_and_one_may_serve_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            norm = nn.BatchNorm2d(4)
+            self.first = nn.BatchNorm2d(1, affine=False)
+            self.rest = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Conv2d(4, 4, 3), norm)
+            self.last = nn.Linear(4, 3)
+            for module in (norm, self.first):
+                module.running_mean.fill_(2.0)
+
+        def forward(self, maps: Tensor) -> Tensor:
+            return self.last(self.rest(self.first(maps)).mean((2, 3)))
+
+    classifier = classifier_of(Twice())
+    *_, last = cascade(classifier, features(classifier), seed=0, most=9)
+    assert last.layers == ("first",)
+    after = dict(last.classifier.network.named_modules())
+    assert all(bool((after[name].running_mean == 0).all()) for name in ("first", "rest.1"))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("most", [0, 2.5, True])

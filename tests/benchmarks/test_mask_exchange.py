@@ -37,5 +37,5 @@ def test_exchanged_masks_are_counted_clip_by_clip() -> None:
 def test_a_mask_that_leaves_all_as_it_is_makes_no_class() -> None:
     classifier, dataset = load_classifier("toy-cnn"), load_dataset("toy", parameters={"split": "test", "clips": 4})
     found = exchange(classifier, dataset, load_explainer("all-ones"), Energy(0.99))
-    assert (found.own, found.other) == (1.0, 0.0)
+    assert (found.own, found.other, found.asked) == (1.0, 0.0, 0.0)
     assert torch.tensor(found.probability).isclose(torch.tensor(found.before), atol=1e-2)

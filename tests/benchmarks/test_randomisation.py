@@ -18,6 +18,7 @@ from earwitness.protocols import Curve
 from earwitness.random import Random
 from earwitness.registry import registry
 from earwitness_bench.cascade import cascade
+from earwitness_bench.chunks import others
 from earwitness_bench.metrics.randomisation import CascadingRandomisation, comparable, ssim
 from networks import WaveCNN, batch_of, classifier_of, wave_classifier_of
 
@@ -110,19 +111,23 @@ def test_the_curve_is_the_similarity_at_each_stage_of_the_cascade() -> None:
             assert float(curve.y[row, number]) == pytest.approx(ssim_by_hand(original[row], shown), abs=1e-5)
     assert torch.equal(found.columns["SSIM_all_random"], curve.y[:, -1])
     assert float(curve.y[:, -1].mean()) < 0.9
-    assert found.columns["SSIM_other_clip"][0] == pytest.approx(ssim_by_hand(original[0], original[1]), abs=1e-5)
+    giver = others(0, context.batch.clip_ids, context.target).tolist()
+    assert sorted(giver) == [0, 1, 2]
+    for row, other in enumerate(giver):
+        by_hand = ssim_by_hand(original[row], original[other])
+        assert found.columns["SSIM_other_clip"][row] == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_a_method_that_ignores_the_weights_stays_at_one() -> None:
     found, _ = scored(loudness)
     assert torch.equal(found.columns["SSIM_randomised"].y, torch.ones(3, 4))
-    assert found.columns["degenerate_randomised"].tolist() == [0, 0, 0]
+    assert found.columns["degenerate_randomised"].y.tolist() == [[0] * 4] * 3
     assert float(found.columns["SSIM_other_clip"].max()) < 1
 
 
 def test_stages_with_a_constant_map_are_counted() -> None:
     found, _ = scored(flat_when_random, max_stages=3)
-    assert found.columns["degenerate_randomised"].tolist() == [1, 1, 1]
+    assert found.columns["degenerate_randomised"].y.tolist() == [[0, 1, 1, 1]] * 3
     assert float(found.columns["SSIM_all_random"].max()) < 0.9
 
 
@@ -134,10 +139,14 @@ def test_a_constant_original_has_no_score_and_says_so() -> None:
         masks[1] = 0.3
         return Explanation(target, relevance=Relevance(masks, "features"))
 
-    found, _ = scored(constant)
+    found, context = scored(constant)
     assert found.reasons == ("", "the map is constant", "")
     assert found.columns["SSIM_all_random"].isnan().tolist() == [False, True, False]
     assert found.columns["SSIM_randomised"].y.isnan().all(1).tolist() == [False, True, False]
+    giver = others(0, context.batch.clip_ids, context.target).tolist()
+    assert found.columns["SSIM_other_clip"].isnan().tolist() == [
+        row == 1 or other == 1 for row, other in enumerate(giver)
+    ]
 
 
 def test_networks_that_eat_samples_are_compared_on_the_listening_stft() -> None:
@@ -152,6 +161,10 @@ def test_networks_that_eat_samples_are_compared_on_the_listening_stft() -> None:
 def test_a_single_clip_has_no_other_one() -> None:
     found, _ = scored(loudness, n_rows=1)
     assert found.columns["SSIM_other_clip"].isnan().all()
+
+
+def test_another_clip_is_not_another_class_of_the_same_one() -> None:
+    assert others(0, ["a", "a", "b", "b"], torch.tensor([0, 1, 1, 0])).tolist() == [3, 2, 1, 0]
 
 
 def test_its_columns_are_those_of_its_spec_and_its_stages_a_whole_number() -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from earwitness.cli.shell import shell
 from earwitness.errors import EarwitnessError
 from earwitness.registry import registry
+from earwitness_bench.commands.study.randomisation import _similarities
 from earwitness_bench.runner import run_suite
 from earwitness_bench.store import Store
 from earwitness_bench.studies.methods import Workbench, chosen
@@ -87,6 +88,25 @@ def test_its_numbers_are_the_means_of_the_metrics_curves(results: Path) -> None:
     lines = (results / "out" / "randomisation.csv").read_text().splitlines()
     assert len(lines) == 1 + 3 * 3  # constant maps have no line
     assert lines[1].startswith("gradcam,0,,1,")
+    flat = np.array(
+        [row for cell in cells if cell["title"] == "gradcam" for row in cell["curves"]["degenerate_randomised"]["y"]]
+    )
+    assert gradcam["constant_share"] == pytest.approx(flat.mean(0).tolist())
+    at_the_end = rows[flat[:, -1] == 0, -1]
+    assert gradcam["mean_where_not_constant"][-1] == (pytest.approx(at_the_end.mean()) if len(at_the_end) else None)
+    assert all(0 < apart < 10 for apart in document["hears_apart"])
+
+
+def test_stages_that_say_nothing_are_said() -> None:
+    method = {
+        "mean": [1.0, 0.4, 0.3], "area": {"mean": 0.5}, "other_clip": 0.2, "ignores_the_weights": False, "clips": 4,
+        "constant": 0, "constant_share": [0.0, 0.0, 0.25], "mean_where_not_constant": [1.0, 0.4, 0.1],
+        "reasons": ["skipped: too small"],
+    }  # fmt: skip
+    document = {"layers": [["head"], ["conv"]], "hears_apart": [0.5, 1e-7], "methods": {"lrp": method}}
+    said = _similarities(document)
+    assert "At stage 2 the random network hears no clips apart" in said
+    assert "at the end 25% constant, the others 0.10  skipped: too small" in said
 
 
 def test_where_all_maps_are_constant_it_says_so(results: Path) -> None:

@@ -19,7 +19,7 @@ from earwitness import hookimpl
 from earwitness.batching import ClipList
 from earwitness.classifier import AudioClassifier
 from earwitness.cli.shell import shell
-from earwitness.clips import Batch, Clip
+from earwitness.clips import Batch, Clip, Entry
 from earwitness.errors import ConfigurationError, EarwitnessError, NotApplicableError, PluginError
 from earwitness.explanation import Explanation, Mask, Relevance
 from earwitness.random import Random
@@ -27,7 +27,8 @@ from earwitness.registry import Origin, Plugin, Registry, installed_plugins
 from earwitness.specs import ClassifierSpec, DatasetSpec, ExplainerSpec
 from earwitness_bench.studies.methods import Workbench, chosen
 from earwitness_bench.studies.removal import means, ranks, removed, strangers
-from earwitness_bench.studies.roar import RANDOM, Design, run_roar
+from earwitness_bench.studies.retraining import Ground
+from earwitness_bench.studies.roar import RANDOM, Design, _origins, run_roar
 from earwitness_bench.suite import Suite, parse_suite
 from networks import N_SAMPLES, RATE, Lambda, classifier_of
 
@@ -250,6 +251,35 @@ def test_a_mean_may_tell_the_class_by_where_it_stands_and_a_stranger_has_the_lev
     assert hidden["methods"]["telling"]["60"]["mean"] < 0.85
     assert hidden["methods"][RANDOM]["60"]["mean"] == 1
     assert ran.computed == 2  # what nothing was removed from is the same
+
+
+def test_clips_of_one_recording_are_not_trained_and_tested_on() -> None:
+    cut, whole = (Entry(f"rain-{name}", "rain", ("rain",), 100, name) for name in ("1", "2"))
+    assert _origins(cut) & _origins(whole)
+    same_name = [Entry("dog/1.wav", "dog/1.wav", ("dog",), 100, fingerprint) for fingerprint in ("a", "b")]
+    assert not _origins(same_name[0]) & _origins(same_name[1])
+
+
+def test_a_training_that_fails_with_one_seed_is_said(
+    tmp_path: Path, plugins: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Ground.train_without
+
+    def failing(self: Ground, title: str | None, percent: float, seed: int, progress: Any) -> dict[str, Any]:
+        if seed == 1 and not percent:
+            raise EarwitnessError("it diverged")
+        return plain(self, title, percent, seed, progress)
+
+    monkeypatch.setattr(Ground, "train_without", failing)
+    with pytest.raises(EarwitnessError, match=r"cannot be trained anew: .*it diverged"):
+        run(tmp_path, plugins, percents=(60.0,), seeds=(0, 1))
+
+
+def test_a_wrong_split_is_refused_before_anything_is_explained(tmp_path: Path, plugins: Registry) -> None:
+    before = CALLS["explain"]
+    with pytest.raises(ConfigurationError, match="both trained and tested on"):
+        run(tmp_path, plugins, train={"clips": 120})
+    assert CALLS["explain"] == before
 
 
 def test_a_kill_costs_one_training_and_no_explanation(tmp_path: Path, plugins: Registry) -> None:

@@ -8,7 +8,8 @@ Maps are compared where the classifier's features are (on the listening STFT for
 part over maximum, so in [0, 1]. *SSIM* is that of Wang et al. (IEEE TIP 2004): Gaussian window of σ = 1.5 cells, 11 x
 11, K1 = .01, K2 = .03, data range 1, mean over all windows that lie inside the map. It is also high where both maps are
 empty, so sparse maps are alike whatever they mean: ``SSIM_other_clip`` says how much, it is the similarity of the
-original maps of two different clips.
+original maps of two different clips. A map that is constant when layers are random has an SSIM as well, which says
+nothing; ``degenerate_randomised`` is a curve of where that happens.
 
 A fitted explainer keeps its fit, which was made for the classifier as it was.
 
@@ -29,6 +30,7 @@ from earwitness.explanation import Explanation
 from earwitness.protocols import Curve, Scores
 from earwitness.render import Scene
 from earwitness_bench.cascade import cascade
+from earwitness_bench.chunks import others
 from earwitness_bench.metrics.mask_shape import constant_rows
 
 WINDOW = 11
@@ -52,7 +54,7 @@ class CascadingRandomisation:
     def score(self, explanation: Explanation, context: Context) -> Scores:
         """See :class:`earwitness.protocols.Metric`. Where the original map is constant there is nothing to compare."""
         original = comparable(context.scene, explanation)
-        similar, flat = [torch.ones(len(original), device=original.device)], []
+        similar, flat = ([torch.full((len(original),), start, device=original.device)] for start in (1.0, 0.0))
         with torch.no_grad():
             features = context.classifier.features(context.batch.waveforms[:1])
         for stage in cascade(context.classifier, features, seed=context.random.seed, most=self.max_stages):
@@ -60,12 +62,15 @@ class CascadingRandomisation:
             similar.append(ssim(original, maps))
             flat.append(constant_rows(maps).float())
         constant = constant_rows(original)
-        over_stages = torch.stack(similar, 1).masked_fill(constant[:, None], torch.nan)
+        over_stages, flat_stages = (
+            torch.stack(each, 1).masked_fill(constant[:, None], torch.nan) for each in (similar, flat)
+        )
+        places = torch.linspace(0, 1, len(similar))
         columns: dict[str, Tensor | Curve] = {
-            "SSIM_randomised": Curve(torch.linspace(0, 1, len(similar)), over_stages),
+            "SSIM_randomised": Curve(places, over_stages),
             "SSIM_all_random": over_stages[:, -1],
-            "SSIM_other_clip": _with_next(original).masked_fill(constant, torch.nan),
-            "degenerate_randomised": torch.stack(flat, 1).mean(1),
+            "SSIM_other_clip": _of_other_clips(original, context).masked_fill(constant, torch.nan),
+            "degenerate_randomised": Curve(places, flat_stages),
         }
         return Scores(columns, tuple("the map is constant" if row else "" for row in constant.tolist()))
 
@@ -107,8 +112,10 @@ def ssim(one: Tensor, other: Tensor) -> Tensor:
     return torch.tensor([measure(a, b) for a, b in pairs], dtype=torch.float32, device=one.device)
 
 
-def _with_next(maps: Tensor) -> Tensor:
-    """SSIM of each row's map and the next one's; NaN for a single row."""
-    if len(maps) < 2:
+def _of_other_clips(maps: Tensor, context: Context) -> Tensor:
+    """SSIM of each row's map and that of another clip; NaN where that one is constant, or there is none."""
+    clip_ids = context.batch.clip_ids
+    if len(set(clip_ids)) < 2:
         return torch.full((len(maps),), torch.nan, device=maps.device)
-    return ssim(maps, maps.roll(-1, dims=0))
+    other = maps[others(context.random.seed, clip_ids, context.target)]
+    return ssim(maps, other).masked_fill(constant_rows(other), torch.nan)

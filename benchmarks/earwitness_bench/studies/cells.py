@@ -9,6 +9,7 @@ from typing import Any
 from earwitness.artifacts import digest_of
 from earwitness.errors import EarwitnessError, StoreError
 from earwitness.protocols import Progress
+from earwitness_bench.identity import distribution_identity
 from earwitness_bench.store import Store
 
 
@@ -21,7 +22,7 @@ class Cell:
     title : str
         What it is called while it runs, and where it fails. Enters no key.
     identity : dict
-        Plain values: all that can change its numbers.
+        Plain values: all that can change its numbers but the study's own code, of which the key knows.
     compute : callable
         Takes nothing; returns plain values, finite or None.
     """
@@ -67,10 +68,11 @@ def run_cells(store: Store, study: str, cells: Sequence[Cell], progress: Progres
         A cell cannot be read or written.
     """
     results: list[dict[str, Any] | None] = []
+    code = distribution_identity("earwitness", "earwitness_bench")
     computed, failed = 0, []
     for number, cell in enumerate(cells):
         progress(number, len(cells), cell.title)
-        key = digest_of({"kind": "study", "study": study, **cell.identity})
+        key = digest_of({"kind": "study", "study": [study, code], **cell.identity})
         kept = store.read_cell("study", key)
         if kept is None:
             try:

@@ -33,14 +33,12 @@ class Worked:
 
     Attributes
     ----------
-    plan : Plan
     computed, found : int
         Cells.
     errors : dict of str to None
         What failed, in words, in order.
     """
 
-    plan: Plan
     computed: int = 0
     found: int = 0
     errors: dict[str, None] = field(default_factory=dict)
@@ -110,8 +108,8 @@ class Workbench:
         with cpu_threads(choose_threads(suite, self.store, Serial())[0]):
             yield
 
-    def work_off(self, suite: Suite) -> Worked:
-        """Explain and score what is not there yet, one unit after another.
+    def plan(self, suite: Suite) -> Plan:
+        """What there is to do.
 
         Raises
         ------
@@ -124,8 +122,11 @@ class Workbench:
                 self.progress(0, 0, event.text)
 
         self.store.sweep()
-        plan = make_plan(suite, self.store, registry=self.registry, device=self.device, observer=passing)[0]
-        worked, worker = Worked(plan), Worker(plan, self.store, self.registry)
+        return make_plan(suite, self.store, registry=self.registry, device=self.device, observer=passing)[0]
+
+    def work_off(self, plan: Plan) -> Worked:
+        """Explain and score what is not there yet, one unit after another."""
+        worked, worker = Worked(), Worker(plan, self.store, self.registry)
         for number in range(len(plan)):
             self.progress(number, len(plan), plan.title(number))
             outcome = worker(Task(number))

@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from earwitness.artifacts import write_atomically, write_json
-from earwitness.batching import load_batch
+from earwitness.classifier import AudioClassifier
 from earwitness.errors import EarwitnessError
-from earwitness_bench.cascade import stages
+from earwitness_bench.cascade import cascade
+from earwitness_bench.chunks import prepare
 from earwitness_bench.contestants import Contestant
 from earwitness_bench.plan import Plan
-from earwitness_bench.stages import Stage
 from earwitness_bench.store import Store
 from earwitness_bench.studies.cells import Ran
 from earwitness_bench.studies.figures import Line, draw_lines
@@ -30,6 +31,7 @@ from earwitness_bench.suite import Reference, Suite
 
 NAME = "randomisation"
 METRIC = "earwitness:cascading-randomisation"
+_OF_A_STAGE = ("mean", "interval", "constant_share", "mean_where_not_constant")
 UNCHANGED = 1 - 1e-3
 """A map whose least similarity is above has not changed: the rest is half precision."""
 
@@ -58,8 +60,9 @@ def run_randomisation(suite: Suite, bench: Workbench, *, max_stages: int) -> tup
     """
     metric = Reference(name=METRIC, parameters={"max_stages": max_stages})
     with bench.own_threads(suite):
-        worked = bench.work_off(suite.model_copy(update={"metrics": (metric,)}))
-        plan = worked.plan
+        plan = bench.plan(suite.model_copy(update={"metrics": (metric,)}))
+        layers = _layers(plan, max_stages)
+        worked = bench.work_off(plan)
         (lineup,) = plan.lineups
         document: dict[str, Any] = {
             "study": NAME,
@@ -72,7 +75,7 @@ def run_randomisation(suite: Suite, bench: Workbench, *, max_stages: int) -> tup
                 "seed": suite.seed,
                 "target": suite.target,
             },
-            "layers": _layers(lineup.stage, max_stages),
+            **layers,
             "methods": {contestant.title: _summary(plan, bench.store, contestant) for contestant in lineup.contestants},
         }
     if not any(found["clips"] for found in document["methods"].values()):
@@ -83,19 +86,41 @@ def run_randomisation(suite: Suite, bench: Workbench, *, max_stages: int) -> tup
     return document, Ran((), worked.computed, worked.found, tuple(worked.errors))
 
 
-def _layers(stage: Stage, max_stages: int) -> list[list[str]]:
-    batch = load_batch(stage.dataset, [stage.chunks[0][0][0]], stage.classifier.rate, device=stage.classifier.device)
-    with torch.no_grad():
-        return [
-            list(names) for names in stages(stage.classifier, stage.classifier.features(batch.waveforms), max_stages)
-        ]
+@torch.no_grad()
+def _layers(plan: Plan, max_stages: int) -> dict[str, Any]:
+    """The layers of each stage, and how far apart its random network still hears clips, as a share of the trained one:
+    the standard deviation of its logits over the clips of a chunk."""
+    classifier = plan.lineups[0].stage.classifier
+    features = classifier.features(_some_clips(plan))
+    found = [*cascade(classifier, features[:1], seed=plan.suite.seed, most=max_stages)]
+    apart = [_apart(each, features) for each in (classifier, *(stage.classifier for stage in found))]
+    return {
+        "layers": [list(stage.layers) for stage in found],
+        "hears_apart": [each / apart[0] if apart[0] else None for each in apart[1:]],
+    }
+
+
+def _some_clips(plan: Plan) -> Tensor:
+    """The first chunk of which a clip can be read; else what is wrong with the first one."""
+    errors: list[Exception] = []
+    for number in range(len(plan)):
+        try:
+            return prepare(plan[number], plan.suite, plan[number].stage.classifier).scene.batch.waveforms
+        except Exception as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _apart(classifier: AudioClassifier, features: Tensor) -> float:
+    return float(classifier.logits_of_features(features).double().std(0, correction=0).mean())
 
 
 def _summary(plan: Plan, store: Store, contestant: Contestant) -> dict[str, Any]:
     """Of one method: mean similarity at each stage with its interval, the area, and why clips are missing."""
     curves: list[list[float | None]] = []
     groups: list[str] = []
-    columns: dict[str, list[float | None]] = {"SSIM_randomised": [], "SSIM_other_clip": [], "degenerate_randomised": []}
+    columns: dict[str, list[float | None]] = {"SSIM_randomised": [], "SSIM_other_clip": []}
+    constant_then: list[list[float]] = []
     constant, outcomes = 0, dict.fromkeys([""])
     for number in range(len(plan)):
         unit = plan[number]
@@ -111,10 +136,11 @@ def _summary(plan: Plan, store: Store, contestant: Contestant) -> dict[str, Any]
         for row, curve in enumerate(scored["curves"]["SSIM_randomised"]["y"]):
             if None not in curve:
                 curves.append(curve)
+                constant_then.append(scored["curves"]["degenerate_randomised"]["y"][row])
                 groups.append(rows[row]["group"])
                 for name, column in columns.items():
                     column.append(scored["columns"][name][row])
-    values = np.array(curves, dtype=np.float64)
+    values, flat = np.array(curves, dtype=np.float64), np.array(constant_then, dtype=bool)
     areas = floats(columns["SSIM_randomised"])
     return {
         "control": contestant.is_control,
@@ -125,7 +151,8 @@ def _summary(plan: Plan, store: Store, contestant: Contestant) -> dict[str, Any]
         "interval": [interval(stage, groups) for stage in values.T] if len(values) else [],
         "area": mean_and_interval(areas, groups),
         "other_clip": mean(floats(columns["SSIM_other_clip"])),
-        "constant_when_randomised": mean(floats(columns["degenerate_randomised"])),
+        "constant_share": flat.mean(0).tolist() if len(values) else [],
+        "mean_where_not_constant": [mean(stage) for stage in np.where(flat, np.nan, values).T] if len(values) else [],
         "ignores_the_weights": bool(len(values) and values.min() > UNCHANGED),
     }
 
@@ -133,11 +160,11 @@ def _summary(plan: Plan, store: Store, contestant: Contestant) -> dict[str, Any]
 def _as_csv(document: dict[str, Any]) -> str:
     layers = ["", *(" ".join(names) for names in document["layers"])]
     return as_csv(
-        ("method", "stage", "layers", "SSIM", "low", "high", "clips"),
+        ("method", "stage", "layers", "SSIM", "low", "high", "clips", "constant_share", "SSIM_where_not_constant"),
         (
-            (title, str(number), layers[number], value, *ends, str(found["clips"]))
+            (title, str(number), layers[number], value, *ends, str(found["clips"]), *others)
             for title, found in document["methods"].items()
-            for number, (value, ends) in enumerate(zip(found["mean"], found["interval"], strict=True))
+            for number, (value, ends, *others) in enumerate(zip(*(found[name] for name in _OF_A_STAGE), strict=True))
         ),
     )
 

@@ -73,7 +73,8 @@ class Ground:
         """The ranks (N, M, N') of the cells of all clips of either kind, by one method."""
         seed = self.plan.suite.seed
         train, test = (
-            ranks(self._maps(number, title), clips.noise(seed, "ties")) for number, clips in enumerate(self.clips)
+            ranks(self._maps(number, title).to(clips.features.device), clips.noise(seed, "ties"))
+            for number, clips in enumerate(self.clips)
         )
         return train, test
 
@@ -88,7 +89,9 @@ class Ground:
                 said = next(outcome for outcome in outcomes if outcome != "explained")
                 raise EarwitnessError(f"not every clip was explained: {said}")
             kept = self.store.read_maps(unit.explain_key)
-            explanation = unpack(*kept) if kept else self.asker.explain(unit, prepared).explanation
+            explanation = (
+                unpack(*kept, unit.stage.classifier.device) if kept else self.asker.explain(unit, prepared).explanation
+            )
             found.append(prepared.scene.on_features(explanation))
         return torch.cat(found)
 

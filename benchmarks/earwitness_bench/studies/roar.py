@@ -28,6 +28,7 @@ from typing import Any, get_args
 import numpy as np
 
 from earwitness.artifacts import digest_of, write_atomically, write_json
+from earwitness.clips import Entry
 from earwitness.errors import ConfigurationError, EarwitnessError, nearest
 from earwitness.protocols import Progress, Retrain
 from earwitness_bench.explaining import Asker
@@ -98,7 +99,7 @@ def run_roar(suite: Suite, design: Design, bench: Workbench, *, train: Mapping[s
     ConfigurationError
         Clips are both trained and tested on, have several labels, or several lengths.
     EarwitnessError
-        Not even the classifier that nothing was removed from could be trained.
+        Not even a classifier that nothing was removed from could be trained, with every seed.
     """
     (arena,) = suite.arenas
     offer = bench.registry.classifier(arena.classifier.name)
@@ -107,9 +108,9 @@ def run_roar(suite: Suite, design: Design, bench: Workbench, *, train: Mapping[s
     arenas = (Arena(dataset=data, classifier=arena.classifier, label=f"{arena.title}, trained on"), arena)
     whole = suite.model_copy(update={"arenas": arenas, "metrics": (), "map_cap_mb": MAP_CAP_MB})
     with bench.own_threads(suite):
-        worked = bench.work_off(whole)
-        plan = worked.plan
+        plan = bench.plan(whole)
         _check(plan)
+        worked = bench.work_off(plan)
         ground = Ground(plan, bench.store, Asker(suite.seed, bench.store, bench.registry), retrain, design.fill)
         retraining = [offer.qualified_name, plugin_identity(offer)]
         common = _common_identity(plan, retraining)
@@ -131,7 +132,7 @@ def run_roar(suite: Suite, design: Design, bench: Workbench, *, train: Mapping[s
         ]
         ran = run_cells(bench.store, NAME, cells, bench.progress)
         results = dict(zip(places, ran.results, strict=True))
-        if results[RANDOM, 0.0, design.seeds[0]] is None:
+        if None in [results[RANDOM, 0.0, seed] for seed in design.seeds]:
             raise EarwitnessError(f"The classifier cannot be trained anew: {ran.failed[0]}")
         document = _document(common, design, titles, results, ground.clips[1].groups)
     write_json(bench.out / f"{NAME}.json", document)
@@ -160,19 +161,29 @@ def _trainings(design: Design, titles: Sequence[str]) -> list[tuple[str, float, 
 
 def _check(plan: Plan) -> None:
     train, test = (lineup.stage for lineup in plan.lineups)
-    shared = {e.clip_id for e in train.dataset.entries} & {test.dataset.entries[i].clip_id for i in clips_of(plan, 1)}
+    trained, tested = (
+        [stage.dataset.entries[index] for index in clips_of(plan, number)] for number, stage in enumerate((train, test))
+    )
+    known = {origin for entry in trained for origin in _origins(entry)}
+    shared = [entry.clip_id for entry in tested if not known.isdisjoint(_origins(entry))]
     if shared:
         raise ConfigurationError(
-            f"{len(shared)} clips are both trained and tested on, such as {min(shared)!r}. Choose another split."
+            f"{len(shared)} clips are both trained and tested on, or cut from the same recordings, such as "
+            f"{min(shared)!r}. Choose another split."
         )
-    for number, stage in enumerate((train, test)):
-        for index in clips_of(plan, number):
-            entry = stage.dataset.entries[index]
+    for stage, entries in ((train, trained), (test, tested)):
+        for entry in entries:
             if len(entry.labels) != 1 or entry.labels[0] not in stage.classifier.labels:
                 raise ConfigurationError(
                     f"{NAME} needs clips of one class each, of those that {stage.classifier.name} knows; "
                     f"{entry.clip_id!r} has {list(entry.labels)}."
                 )
+
+
+def _origins(entry: Entry) -> set[tuple[str, str]]:
+    """What clips with the same sound have in common: their samples, or the recording that they were cut from."""
+    source = {("group", entry.group)} if entry.group != entry.clip_id else set()
+    return {("fingerprint", entry.fingerprint), *source}
 
 
 def _common_identity(plan: Plan, retraining: list[str]) -> dict[str, Any]:
