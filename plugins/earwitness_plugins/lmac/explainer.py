@@ -69,8 +69,9 @@ class LMAC:
     class_conditional : bool
         Whether the decoder is told which class to explain. If not, it explains the decision whatever is asked for.
     mean_mask : float, in (0, 1), optional
-        What masks should keep on average, for any classifier: λ_s begins as ``sparsity`` and is adapted. ``None``: it
-        stays that. Not used where all masks are warped to budgets, which say what they keep.
+        What masks should keep of the listening STFT on average, and less than the classifier hears of it: λ_s begins
+        as ``sparsity`` and is adapted. ``None``: it stays that. Not used where all masks are warped to budgets, which
+        say what they keep.
     steps, batch_size, learning_rate
         Of Adam, whose learning rate falls to 0 along a cosine.
     budget_share : float, in [0, 1]
@@ -97,13 +98,13 @@ class LMAC:
     Raises
     ------
     ConfigurationError
-        A parameter is not valid; or, while fitting, there is no clip with anything to hear, or a mask over features of
-        a classifier that has none.
+        A parameter is not valid; or, while fitting, there is no clip with anything to hear, a mask over features of a
+        classifier that has none, or one class under softmax.
 
     Notes
     -----
-    Clips of different lengths are trained on at their median length: an excerpt of each longer one, shorter ones
-    repeated. They are explained, and validated, at their own.
+    Clips of different lengths are trained on at their median length, or at the only one that the classifier takes: an
+    excerpt of each longer one, shorter ones repeated. They are explained, and validated, at their own.
 
     Of the decoders of all looks at validation (every 250 steps), the one with the highest mean of AI, AG and FF on the
     validation clips is kept; without validation clips, that of the last step. After fine-tuning it is always the last.
@@ -239,8 +240,8 @@ class LMAC:
         Raises
         ------
         ConfigurationError
-            Every training clip is silent, there is no such noise, or a mask over features was asked for of a classifier
-            without a log-mel front end.
+            Every training clip is silent, there is no such noise, a mask over features was asked for of a classifier
+            without a log-mel front end, or one that has a single class under softmax, or hears less than ``mean_mask``.
         ClassifierError, NotApplicableError
             See :func:`~earwitness_plugins.hidden_maps.hidden_maps`: a layer is missing, or has no spatial shape.
         ExplanationError
@@ -248,13 +249,9 @@ class LMAC:
         CheckpointError
             What it should start from is another method, of another classifier, width or layers, or damaged.
         """
-        if len(classifier.labels) == 1 and not classifier.multilabel:
-            raise ConfigurationError(
-                f"{classifier.name} has one class under softmax, so it is certain of whatever it hears. If its output "
-                "is a logit, describe it with multilabel=True."
-            )
         n_samples = common_length(train, classifier)
         first = first_audible(train, classifier, n_samples, seed=random)
+        self._check_classifier(classifier, first.waveforms.shape[1])
         layers = chosen_layers(classifier, first, self.layers)
         passages = functools.lru_cache(maxsize=16)(functools.partial(self.kind.passage, classifier))
         material = Material(
@@ -267,7 +264,6 @@ class LMAC:
             noise=self.noise,
             noise_snr_db=self.noise_snr_db,
         )
-        self._check_mean_mask(classifier, first.waveforms.shape[1])
         held_out = None
         if validation is not None:
             only = only_length(classifier)
@@ -376,8 +372,13 @@ class LMAC:
         budget = torch.full((len(decision),), 0.5, device=logits.device)
         return self.kind.mask(logits, passage, passage.analysed(waveforms), budget), decision
 
-    def _check_mean_mask(self, classifier: AudioClassifier, n_samples: int) -> None:
-        """Raise ConfigurationError where masks cannot keep so much, as the classifier has too few bands."""
+    def _check_classifier(self, classifier: AudioClassifier, n_samples: int) -> None:
+        """Raise ConfigurationError where it is always certain, or hears less than masks should keep."""
+        if len(classifier.labels) == 1 and not classifier.multilabel:
+            raise ConfigurationError(
+                f"{classifier.name} has one class under softmax, so it is certain of whatever it hears. If its output "
+                "is a logit, describe it with multilabel=True."
+            )
         passage = self.kind.passage(classifier, n_samples)
         ones = torch.ones(1, *coarse_grid(classifier, n_samples).shape, device=classifier.device)
         most = float(passage.extent(passage.spread(ones)))
