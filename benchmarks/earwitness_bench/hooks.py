@@ -100,6 +100,16 @@ def earwitness_datasets() -> Iterator[DatasetSpec]:
 @hookimpl
 def earwitness_metrics() -> Iterator[MetricSpec]:
     """Scores."""
+    yield from _masks()
+    yield from _randomisation()
+    yield from quantus_specs()
+    yield from _patch_flipping()
+    yield from _parts()
+    yield from _fidelity()
+    yield from _localisation()
+
+
+def _masks() -> Iterator[MetricSpec]:
     yield MetricSpec(
         name="own-mask",
         target="earwitness_bench.metrics.faithfulness:OwnMask",
@@ -144,6 +154,9 @@ def earwitness_metrics() -> Iterator[MetricSpec]:
             Column(name="COMP", direction="lower", summary="nats"),
         ),
     )
+
+
+def _randomisation() -> Iterator[MetricSpec]:
     yield MetricSpec(
         name="cascading-randomisation",
         version=2,
@@ -165,10 +178,9 @@ def earwitness_metrics() -> Iterator[MetricSpec]:
             ),
         ),
     )
-    yield from quantus_specs()
-    yield from _patch_flipping()
-    yield from _parts()
-    yield from _fidelity()
+
+
+def _localisation() -> Iterator[MetricSpec]:
     yield MetricSpec(
         name="localisation",
         target="earwitness_bench.metrics.localisation:Localisation",
