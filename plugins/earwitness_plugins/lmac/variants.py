@@ -66,6 +66,7 @@ def lmac_budget(
     learning_rate: float = 1e-3,
     noise: str | None = "clips",
     noise_snr_db: float = 2.0,
+    start: str | None = None,
     examples: int = 0,
 ) -> LMAC:
     """L-MAC trained to rank: every mask is warped to a random share of the recording's energy before it is judged.
@@ -86,5 +87,6 @@ def lmac_budget(
         budget_share=1.0,
         noise=noise,
         noise_snr_db=noise_snr_db,
+        start=start,
         examples=examples,
     )
