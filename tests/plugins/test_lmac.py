@@ -423,7 +423,9 @@ def test_presets_are_the_published_objective_and_the_one_for_budgets() -> None:
     assert (paper.objective, paper.class_conditional) == (weights, False)
     assert (paper.recipe.budget_share, paper.recipe.mean_mask) == (0, None)
     assert (budget.recipe.budget_share, budget.objective.sparsity) == (1, 0)
-    assert lmac_budget(start="earlier").start == "earlier"
+    for preset in (lmac_paper, lmac_budget):
+        chosen = preset(start="earlier", memory_mb=64.0, examples=3)
+        assert (chosen.start, chosen.memory_mb, chosen.examples) == ("earlier", 64.0, 3)
     assert {offer.spec.name for offer in registry().offers("explainers")} >= {"lmac", "lmac-paper", "lmac-budget"}
 
 

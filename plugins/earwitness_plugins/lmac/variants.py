@@ -22,7 +22,9 @@ def lmac_paper(
     finetune_steps: int = 0,
     guidance_weight: float = 4.0,
     least_cosine: float = 0.6,
+    start: str | None = None,
     examples: int = 0,
+    memory_mb: float = 2048.0,
 ) -> LMAC:
     """L-MAC with the published objective: λ_in 4, λ_out 0.2 of an unbounded cross-entropy, λ_s 6.4, Adam from 2e-4.
 
@@ -51,7 +53,9 @@ def lmac_paper(
         guidance_weight=guidance_weight,
         guidance_loss="bce",
         least_cosine=least_cosine,
+        start=start,
         examples=examples,
+        memory_mb=memory_mb,
     )
 
 
@@ -68,6 +72,7 @@ def lmac_budget(
     noise_snr_db: float = 2.0,
     start: str | None = None,
     examples: int = 0,
+    memory_mb: float = 2048.0,
 ) -> LMAC:
     """L-MAC trained to rank: every mask is warped to a random share of the recording's energy before it is judged.
 
@@ -89,4 +94,5 @@ def lmac_budget(
         noise_snr_db=noise_snr_db,
         start=start,
         examples=examples,
+        memory_mb=memory_mb,
     )
