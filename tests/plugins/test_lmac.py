@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from earwitness.random import Random
 from earwitness.registry import registry
 from earwitness_bench.datasets.toy import Toy
 from earwitness_plugins.lmac import training
+from earwitness_plugins.lmac.beginning import listen_to_all, new_decoder
 from earwitness_plugins.lmac.curves import COLUMNS, SCORES, collapse
 from earwitness_plugins.lmac.decoder import MaskDecoder
 from earwitness_plugins.lmac.explainer import LMAC
@@ -248,6 +250,29 @@ def test_silent_clips_are_left_out_and_counted(tmp_path: Path) -> None:
     assert bool(torch.isfinite(mask_of(explained(found, clips=[silent]))).all())
     with pytest.raises(ConfigurationError, match="All 1 training clips are silent"):
         fitted(tmp_path / "all", train=[silent])
+    fitted(tmp_path / "one of two", validation=[silent, *tones(2)])
+    assert fit_facts(tmp_path / "one of two")["notes"] == ["Silent validation clips were left out, 1 in all: silent."]
+    fitted(tmp_path / "none", validation=[silent])
+    assert "Nothing was left to select by" in fit_facts(tmp_path / "none")["notes"][0]
+
+
+def test_a_clip_is_no_noise_for_itself(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="only one has anything to hear"):
+        fitted(tmp_path, train=tones(1), noise="clips")
+
+
+def test_levels_are_those_of_clips_from_all_over_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, clips = own_classifier(), tones(200)
+    passage = functools.lru_cache(functools.partial(LMAC(width=8).kind.passage, own))
+    material = Material(own, ["features.4"], passage, ClipList(clips), seed=0)
+    listen_to_all([material], 64.0, lambda done, total, text: None)
+    asked: list[tuple[int, ...]] = []
+    rows = material.rows
+    monkeypatch.setattr(material, "rows", lambda indices: asked.append(tuple(indices)) or rows(indices))
+    new_decoder(material, 8, told=True, seed=0)
+    (found,) = asked
+    assert len(set(found)) == 16
+    assert max(found) > 100 > min(found), "data in the order of their classes begin with one of them"
 
 
 def test_masks_that_collapse_are_reported_while_training(tmp_path: Path) -> None:
@@ -732,7 +757,7 @@ def test_fit_and_explain_from_the_command_line(tmp_path: Path) -> None:
     assert "note:" not in run("fit", "lmac", *classifier, *data, *small, "--out", folder)
     one = (*data[:2], "--dataset-param", "clips=1")
     assert "note: The decoder is told nothing of" in run(
-        "fit", "lmac", *classifier, *one, *small, "--out", f"{folder}-of-one"
+        "fit", "lmac", *classifier, *one, *small, "--param", "noise=pink", "--out", f"{folder}-of-one"
     )
     out = ("--out", str(tmp_path / "out"), "--json")
     said = run(

@@ -274,19 +274,19 @@ def test_noise_lies_as_far_below_the_clip_as_asked(tmp_path: Path) -> None:
     for name in ("white", "pink", "brown", str(tmp_path)):
         source = find_noise(name)
         random = Random(0, ["a", "b", "c"])
-        noisy, clean = with_noise(waveforms, source, 6.0, rate=RATE, random=random, draw="0")
+        noisy, clean = with_noise(waveforms, [source] * 3, 6.0, rate=RATE, random=random, draw="0")
         added = noisy - clean
         ratio = 10 * torch.log10(waveforms[:2].square().sum(1) / added[:2].square().sum(1))
         assert ratio.tolist() == pytest.approx([6.0, 6.0], abs=1e-2), name
         assert float(noisy[2].abs().max()) == 0
-        again, _ = with_noise(waveforms[1:2], source, 6.0, rate=RATE, random=Random(0, ["b"]), draw="0")
+        again, _ = with_noise(waveforms[1:2], [source], 6.0, rate=RATE, random=Random(0, ["b"]), draw="0")
         assert torch.equal(again[0], noisy[1])
-        assert not torch.equal(with_noise(waveforms, source, 6.0, rate=RATE, random=random, draw="1")[0], noisy)
+        assert not torch.equal(with_noise(waveforms, [source] * 3, 6.0, rate=RATE, random=random, draw="1")[0], noisy)
 
 
 def test_other_clips_are_noise_too() -> None:
     waveforms = {3: torch.arange(1.0, 41.0), 8: torch.full((40,), -1.0)}
-    source = OtherClips([3, 8], waveforms.__getitem__)
+    source = OtherClips([3, 5, 8], 5, waveforms.__getitem__)  # of the clip that gets the noise, nothing is asked for
     drawn = [source(100, RATE, torch.Generator().manual_seed(seed)) for seed in range(20)]
     assert {float(each[0]) for each in drawn} == {1.0, -1.0}
     assert all(each.shape == (100,) for each in drawn)
@@ -298,7 +298,7 @@ def test_other_clips_are_noise_too() -> None:
 
 def test_loud_sums_are_scaled_down() -> None:
     loud, random = 3 * noise(1), Random(0, ["a"])
-    noisy, clean = with_noise(loud, GeneratedNoise(0.0), 0.0, rate=RATE, random=random, draw="0")
+    noisy, clean = with_noise(loud, [GeneratedNoise(0.0)], 0.0, rate=RATE, random=random, draw="0")
     assert float(noisy.abs().max()) == pytest.approx(1.0)
     ratio = 10 * torch.log10(clean.square().sum() / (noisy - clean).square().sum())
     assert float(ratio) == pytest.approx(0.0, abs=1e-2), "the clip is scaled down with it"

@@ -78,8 +78,8 @@ def listen_to_all(materials: Sequence[Material], memory_mb: float, progress: Pro
 
 
 def new_decoder(material: Material, width: int, *, told: bool, seed: int) -> MaskDecoder:
-    """A decoder for the classifier of some clips, which knows the levels of its hidden maps."""
-    classifier, indices = material.classifier, material.chunks(_CLIPS_FOR_LEVELS)[0]
+    """A decoder for the classifier of some clips, which knows the levels of its hidden maps on a random few of them."""
+    classifier, indices = material.classifier, max(material.chunks(_CLIPS_FOR_LEVELS, epoch=0), key=len)
     rows = material.rows(indices)
     n_samples = material.clean(indices).waveforms.shape[1]
     has_rows = any(maps.shape[2] > 1 for maps in rows.maps)

@@ -99,7 +99,7 @@ class LMAC:
     ------
     ConfigurationError
         A parameter is not valid; or, while fitting, there is no clip with anything to hear, a mask over features of a
-        classifier that has none, or one class under softmax.
+        classifier that has none, one class under softmax, or no second clip for ``noise="clips"``.
 
     Notes
     -----
@@ -269,7 +269,11 @@ class LMAC:
             only = only_length(classifier)
             held_out = Material(classifier, layers, passages, validation, seed=random, n_samples=only)
         listen_to_all([material] if held_out is None else [material, held_out], self.memory_mb, progress)
-        held_out = held_out if held_out is not None and len(held_out) else None
+        if self.noise == CLIPS and len(material) < 2:
+            raise ConfigurationError(
+                "noise='clips' adds other training clips, and only one has anything to hear. Give more clips, or other "
+                "noise, such as 'pink'."
+            )
         objective = self.objective
         if self.start is None:
             decoder = new_decoder(material, self.width, told=self.class_conditional, seed=random)
@@ -278,6 +282,7 @@ class LMAC:
             decoder = copy.deepcopy(earlier.decoder).train().requires_grad_()
             if earlier.sparsity and self.recipe.mean_mask is not None:
                 objective = replace(objective, sparsity=earlier.sparsity)
+        to_select_by = held_out if held_out is not None and len(held_out) else None
         training = Training(
             classifier,
             decoder.to(classifier.device),
@@ -286,13 +291,13 @@ class LMAC:
             guidance=self.guidance,
             recipe=self.recipe,
         )
-        make_audible = functools.partial(self._write_examples, classifier, held_out or material, workspace)
+        make_audible = functools.partial(self._write_examples, classifier, to_select_by or material, workspace)
         found = training.run(
-            material, held_out, seed=random, workspace=workspace, progress=progress, on_look=make_audible
+            material, to_select_by, seed=random, workspace=workspace, progress=progress, on_look=make_audible
         )
         kept = fresh(decoder, found.kept)
         self._fitted = FittedDecoder(kept, layers, found.kept_step, training.sparsity, found.curves)
-        self.notes = self._notes(material, classifier)
+        self.notes = self._notes(material, held_out, classifier)
 
     def state(self) -> Mapping[str, Tensor]:
         """See :meth:`FittedDecoder.tensors`; training curves included."""
@@ -388,13 +393,16 @@ class LMAC:
                 f"hears {most:.2g} of it. Choose less, such as {0.28 * most:.2g}."
             )
 
-    def _notes(self, material: Material, classifier: AudioClassifier) -> list[str]:
+    def _notes(self, material: Material, held_out: Material | None, classifier: AudioClassifier) -> list[str]:
         """What should be known of a fit."""
         fitted, notes = self.fitted, []
         if collapsed := fitted.curves.collapse:
             notes.append(f"At the end of the training {collapsed}. Look at its curves, and at other weights.")
         if material.silent:
             notes.append(f"Silent clips were left out, {_some(material.silent)}.")
+        if held_out is not None and held_out.silent:
+            last = "" if len(held_out) else " Nothing was left to select by: the decoder is that of the last step."
+            notes.append(f"Silent validation clips were left out, {_some(held_out.silent)}.{last}")
         lengths_s = sorted(entry.n_samples / material.dataset.rate for entry in material.dataset.entries)
         trained_s = (material.n_samples or 0) / classifier.rate
         if trained_s and not lengths_s[0] == lengths_s[-1] == trained_s:

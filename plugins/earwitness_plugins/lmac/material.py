@@ -137,9 +137,13 @@ class Material:
         self._heard: dict[int, Rows] = {}
         self._clips: dict[int, Clip] = {}
         self._audible: list[int] = []
-        self.noise: Noise | None = None
-        if noise is not None:
-            self.noise = OtherClips(self._audible, self._waveform) if noise == CLIPS else find_noise(noise)
+        self._noise_for: Callable[[int], Noise] | None = None
+        """By the index of the clip that gets it."""
+        if noise == CLIPS:
+            self._noise_for = lambda index: OtherClips(self._audible, index, self._waveform)
+        elif noise is not None:
+            found = find_noise(noise)
+            self._noise_for = lambda index: found
 
     def prepare(self, index: int, memory_mb: float) -> None:
         """Look at one clip, and keep what was computed, unless that would take more than this memory in all."""
@@ -151,7 +155,7 @@ class Material:
         if self.kept_mb < memory_mb:
             self._clips[index] = replace(clip, sources={})
             self.kept_mb += clip.waveform.nbytes / 1e6
-        if self.noise is None and self.kept_mb < memory_mb:
+        if self._noise_for is None and self.kept_mb < memory_mb:
             self._heard[index] = self._listen(self.clean([index]))
             self.kept_mb += sum(tensor.nbytes for tensor in self._heard[index].tensors) / 1e6
 
@@ -178,11 +182,11 @@ class Material:
     def heard(self, indices: Sequence[int], epoch: int = 0) -> tuple[Batch, Tensor]:
         """Some clips with the noise of an epoch; and the clips (B, T) at the level that they have in it."""
         batch = self.clean(indices)
-        if self.noise is None:
+        if self._noise_for is None:
             return batch, batch.waveforms
         noisy, clean = with_noise(
             batch.waveforms,
-            self.noise,
+            [self._noise_for(index) for index in indices],
             self.noise_snr_db,
             rate=batch.rate,
             random=Random(self.seed, batch.clip_ids),
@@ -196,7 +200,7 @@ class Material:
         What was not kept is computed clip by clip, as what was kept: convolutions differ in the last bits between
         batch sizes, and a fit that is resumed must see what it saw before.
         """
-        if self.noise is not None:
+        if self._noise_for is not None:
             return self._listen(self.heard(indices)[0] if heard is None else heard)
         return Rows.joined([self._heard.get(index) or self._listen(self.clean([index])) for index in indices])
 

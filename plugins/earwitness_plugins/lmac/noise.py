@@ -57,16 +57,22 @@ class OtherClips:
     ----------
     clips : sequence of int
         Indices to choose from.
+    own : int
+        The one that gets the noise, which is never chosen.
     waveform : callable int -> Tensor (T,), float32
         At the rate of what gets the noise.
     """
 
     clips: Sequence[int]
+    own: int
     waveform: Callable[[int], Tensor]
 
     def __call__(self, n_samples: int, rate: int, generator: torch.Generator) -> Tensor:
         """See :class:`Noise`."""
-        waveform = self.waveform(self.clips[int(torch.randint(len(self.clips), (), generator=generator))])
+        place = int(torch.randint(len(self.clips), (), generator=generator))
+        if self.clips[place] == self.own:
+            place = (place + 1) % len(self.clips)
+        waveform = self.waveform(self.clips[place])
         start = int(torch.randint(max(1, len(waveform) - n_samples + 1), (), generator=generator))
         return torch.from_numpy(np.resize(waveform[start : start + n_samples].numpy(), n_samples))
 
@@ -133,14 +139,15 @@ def find_noise(name: str) -> Noise:
 
 
 def with_noise(
-    waveforms: Tensor, noise: Noise, snr_db: float, *, rate: int, random: Random, draw: str
+    waveforms: Tensor, noises: Sequence[Noise], snr_db: float, *, rate: int, random: Random, draw: str
 ) -> tuple[Tensor, Tensor]:
     """Add noise at a ratio of energies; where the sum exceeds 1, all of it is scaled down by its peak.
 
     Parameters
     ----------
     waveforms : Tensor (B, T), float32
-    noise : Noise
+    noises : sequence of Noise
+        One for each row.
     snr_db : float
         10 log10 of the clip's energy over the noise's.
     rate : int
@@ -157,7 +164,8 @@ def with_noise(
     clean : Tensor (B, T), float32
         The clips at the level that they have in it.
     """
-    drawn = [noise(waveforms.shape[1], rate, generator) for generator in random.generators(f"noise {draw}")]
+    generators = random.generators(f"noise {draw}")
+    drawn = [noise(waveforms.shape[1], rate, generator) for noise, generator in zip(noises, generators, strict=True)]
     added = torch.stack(drawn).to(waveforms)
     level, own = (each.square().sum(1, keepdim=True).sqrt() for each in (waveforms, added))
     noisy = waveforms + added * (level * 10 ** (-snr_db / 20) / torch.where(own > 0, own, torch.inf))
