@@ -249,36 +249,14 @@ class LMAC:
         CheckpointError
             What it should start from is another method, of another classifier, width or layers, or damaged.
         """
-        n_samples = common_length(train, classifier)
-        first = first_audible(train, classifier, n_samples, seed=random)
-        self._check_classifier(classifier, first.waveforms.shape[1])
-        layers = chosen_layers(classifier, first, self.layers)
-        passages = functools.lru_cache(maxsize=16)(functools.partial(self.kind.passage, classifier))
-        material = Material(
-            classifier,
-            layers,
-            passages,
-            train,
-            seed=random,
-            n_samples=n_samples,
-            noise=self.noise,
-            noise_snr_db=self.noise_snr_db,
-        )
-        held_out = None
-        if validation is not None:
-            only = only_length(classifier)
-            held_out = Material(classifier, layers, passages, validation, seed=random, n_samples=only)
-        listen_to_all([material] if held_out is None else [material, held_out], self.memory_mb, progress)
-        if self.noise == CLIPS and len(material) < 2:
-            raise ConfigurationError(
-                "noise='clips' adds other training clips, and only one has anything to hear. Give more clips, or other "
-                "noise, such as 'pink'."
-            )
+        material, held_out = self._materials(classifier, train, validation, random, progress)
         objective = self.objective
         if self.start is None:
             decoder = new_decoder(material, self.width, told=self.class_conditional, seed=random)
         else:
-            earlier = earlier_fit(Path(self.start), classifier, layers, self.width, told=self.class_conditional)
+            earlier = earlier_fit(
+                Path(self.start), classifier, material.layers, self.width, told=self.class_conditional
+            )
             decoder = copy.deepcopy(earlier.decoder).train().requires_grad_()
             if earlier.sparsity and self.recipe.mean_mask is not None:
                 objective = replace(objective, sparsity=earlier.sparsity)
@@ -296,7 +274,7 @@ class LMAC:
             material, to_select_by, seed=random, workspace=workspace, progress=progress, on_look=make_audible
         )
         kept = fresh(decoder, found.kept)
-        self._fitted = FittedDecoder(kept, layers, found.kept_step, training.sparsity, found.curves)
+        self._fitted = FittedDecoder(kept, material.layers, found.kept_step, training.sparsity, found.curves)
         self.notes = self._notes(material, held_out, classifier)
 
     def state(self) -> Mapping[str, Tensor]:
@@ -376,6 +354,42 @@ class LMAC:
         # A mask that was only ever judged at budgets has no level of its own.
         budget = torch.full((len(decision),), 0.5, device=logits.device)
         return self.kind.mask(logits, passage, passage.analysed(waveforms), budget), decision
+
+    def _materials(
+        self,
+        classifier: AudioClassifier,
+        train: Dataset,
+        validation: Dataset | None,
+        seed: int,
+        progress: Progress,
+    ) -> tuple[Material, Material | None]:
+        """The clips to train on and those to select by, all of them listened to."""
+        n_samples = common_length(train, classifier)
+        first = first_audible(train, classifier, n_samples, seed=seed)
+        self._check_classifier(classifier, first.waveforms.shape[1])
+        layers = chosen_layers(classifier, first, self.layers)
+        passages = functools.lru_cache(maxsize=16)(functools.partial(self.kind.passage, classifier))
+        material = Material(
+            classifier,
+            layers,
+            passages,
+            train,
+            seed=seed,
+            n_samples=n_samples,
+            noise=self.noise,
+            noise_snr_db=self.noise_snr_db,
+        )
+        held_out = None
+        if validation is not None:
+            only = only_length(classifier)
+            held_out = Material(classifier, layers, passages, validation, seed=seed, n_samples=only)
+        listen_to_all([material] if held_out is None else [material, held_out], self.memory_mb, progress)
+        if self.noise == CLIPS and len(material) < 2:
+            raise ConfigurationError(
+                "noise='clips' adds other training clips, and only one has anything to hear. Give more clips, or other "
+                "noise, such as 'pink'."
+            )
+        return material, held_out
 
     def _check_classifier(self, classifier: AudioClassifier, n_samples: int) -> None:
         """Raise ConfigurationError where it is always certain, or hears less than masks should keep."""
