@@ -70,6 +70,13 @@ def fit_all(
         if entry.fit is None:
             continue
         parameters = explainer_parameters(suite, entry, registry.explainer(entry.name).spec)
+        if entry.fit.start:
+            earlier = fitted[entry.fit.start]
+            if isinstance(earlier, str):
+                said = f"{entry.fit.start}, from which it starts, could not be fitted: {earlier}"
+                fitted[entry.title] = earlier if earlier == NOT_FITTED else said
+                continue
+            parameters["start"] = str(earlier)
         wanted = _Wanted.of(entry.name, parameters, entry.fit, suite, registry)
         folder = wanted.folder(store, env, classifier=stage.classifier.checksum)
         if observer is None:

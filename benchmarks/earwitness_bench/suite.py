@@ -51,10 +51,12 @@ class Fit(Reference):
     """The data that an explainer is fitted to, those that select among its states, and the seed (the suite's, if none).
 
     A suite that asks what a fit owes to chance gives ``seeds`` instead: the explainer then stands there once for each,
-    as "LABEL, fit SEED".
+    as "LABEL, fit SEED". ``start`` names an explainer further up in the suite, whose fit this one starts from: its
+    folder is the explainer's own parameter ``start``.
     """
 
     validation: Reference | None = None
+    start: str = ""
     seed: Seed | None = None
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
 
@@ -83,6 +85,8 @@ class ExplainerEntry(Reference):
     def _fitted_once(self) -> Self:
         if self.checkpoint and (self.fit or self.parameters):
             raise ValueError("a checkpoint is fitted already and brings its own parameters: leave out fit, parameters")
+        if self.fit is not None and self.fit.start and "start" in self.parameters:
+            raise ValueError("give start either among the parameters, a folder, or in fit, another explainer's title")
         return self
 
     @property
@@ -111,6 +115,8 @@ class Arena(_Section):
     def _trained_once(self) -> Self:
         if self.train is not None and self.train.seeds is not None:
             raise ValueError("a classifier is trained once: give seed, not seeds, or an arena for each")
+        if self.train is not None and self.train.start:
+            raise ValueError("a classifier is trained from its beginning: leave out start")
         return self
 
     @property
@@ -181,6 +187,19 @@ class Suite(_Section):
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:
                 raise ValueError(f"two {what} have the same name: {', '.join(repeated)}. {remedy}")
+        return self
+
+    @model_validator(mode="after")
+    def _started_from_what_is_there(self) -> Self:
+        fits: list[str] = []
+        for entry in self.explainers:
+            if entry.fit is not None and entry.fit.start and entry.fit.start not in fits:
+                raise ValueError(
+                    f"{entry.title} starts from the fit of {entry.fit.start!r}, and no explainer further up that is "
+                    f"fitted has this name. {nearest(entry.fit.start, fits)}"
+                )
+            if entry.fit is not None or entry.checkpoint:
+                fits.append(entry.title)
         return self
 
 

@@ -225,14 +225,15 @@ class _Keep:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self.settings: dict[str, Any] = json.loads(canonical_json(settings))  # as they will be read again
-        self.workspace = Workspace(folder, digest_of(self.settings))
+        self.workspace = Workspace(folder, digest_of(_by_content(self.settings)))
 
     def finished(self) -> dict[str, Tensor] | None:
         """What a finished fit of these settings left, if there is one; CheckpointError if it is of others."""
         if not (self.folder / _DOCUMENT).exists():
             return None
         stored = _read_document(self.folder)
-        differing = [key for key, value in self.settings.items() if stored.get(key) != value]
+        found = _by_content(stored)
+        differing = [key for key, value in _by_content(self.settings).items() if found.get(key) != value]
         if differing:
             raise CheckpointError(
                 f"{self.folder} holds another fit ({stored['explainer']}): other {', '.join(differing)}. "
@@ -256,12 +257,23 @@ class _Keep:
 
 def resolved_settings(offer: Offer[ExplainerSpec], explainer: object, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """All that decides what an explainer learns, but for data and seed, as plain values."""
+    return _by_content(_named_settings(offer, explainer, parameters))
+
+
+def _named_settings(offer: Offer[ExplainerSpec], explainer: object, parameters: Mapping[str, Any]) -> dict[str, Any]:
     own = getattr(explainer, "settings", None)
     return {
         "explainer": offer.qualified_name,
         "parameters": resolved_parameters(offer.spec, parameters),
         **({} if own is None else {"settings": own}),
     }
+
+
+def _by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the parameters of which the explainer's own settings say what they stand for: a folder may be moved."""
+    own = settings.get("settings", {})
+    parameters = {name: value for name, value in settings["parameters"].items() if name not in own}
+    return {**settings, "parameters": parameters}
 
 
 def _settings(
@@ -274,7 +286,7 @@ def _settings(
 ) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        **resolved_settings(offer, explainer, parameters),
+        **_named_settings(offer, explainer, parameters),
         "version": offer.origin.version,
         "train": digest_of_data(train),
         "validation": None if validation is None else digest_of_data(validation),
@@ -370,12 +382,14 @@ def load_trained(registry: Registry, folder: Path) -> SelfExplaining:
 def fitted_identity(folder: Path) -> dict[str, Any]:
     """Qualified name, parameters and checksum of a fitted explainer, for cache keys and reports.
 
+    Parameters that name what its own settings describe, such as a folder, are left out.
+
     Raises
     ------
     CheckpointError
         The folder is missing, half-written or damaged.
     """
-    stored = _read_document(folder)
+    stored = _by_content(_read_document(folder))
     return {key: stored[key] for key in ("explainer", "parameters", "tensors_sha256")}
 
 

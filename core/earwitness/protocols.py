@@ -49,9 +49,9 @@ class Fittable(Protocol):
     """An explainer that must be fitted to a classifier first.
 
     It may say by an attribute ``n_parameters`` how many numbers were fitted, for the leaderboard; and by ``settings``,
-    a dict of plain values, what its parameters stand for where a name hides numbers: a fit is known by these too. What
-    a user should know of a fit that went through, such as clips that were left out, it says by ``notes``, a sequence of
-    sentences.
+    a dict of plain values, what its parameters stand for where a name hides numbers: a fit is known by these in the
+    place of the parameters of the same names. What a user should know of a fit that went through, such as clips that
+    were left out, it says by ``notes``, a sequence of sentences.
     """
 
     def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:

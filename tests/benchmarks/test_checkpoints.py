@@ -1,8 +1,10 @@
-"""A suite that uses a fit which is there already."""
+"""A suite that uses a fit which is there already, or starts one from another."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +57,64 @@ def test_one_of_another_classifier_fails_and_says_so(folder: Path, tmp_path: Pat
 def test_without_a_fit_or_a_checkpoint_both_ways_are_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"fit = .* or which fit to use: checkpoint"):
         run_suite(suite("toy-cnn"), tmp_path, registry=registry())
+
+
+TRAIN = {"name": "toy", "parameters": {"split": "train", "clips": 6}}
+SMALL = {"width": 8, "noise": None, "batch_size": 4}
+
+
+def tuned(first: dict[str, Any] = SMALL, *, name: str = "lmac", **second: Any) -> Suite:
+    """A decoder, and the same one after a step of fine-tuning."""
+    rows = [
+        {"name": "lmac", "label": "first", "parameters": {**first, "steps": 1}, "fit": TRAIN},
+        {"name": name, "label": "tuned", "parameters": second, "fit": {**TRAIN, "start": "first"}},
+    ]
+    return parse_suite({**suite("toy-cnn").model_dump(exclude_none=True), "explainers": rows})
+
+
+def test_a_fit_starts_from_the_one_of_another_explainer_wherever_the_results_lie(tmp_path: Path) -> None:
+    asked, out = tuned(**SMALL, steps=0, finetune_steps=1), tmp_path / "results"
+    assert run_suite(asked, out, registry=registry()).failed == ()
+    documents = {path.parent: json.loads(path.read_text()) for path in out.glob("fits/*/explainer.json")}
+    ((second, found),) = ((path, read) for path, read in documents.items() if read["parameters"]["steps"] == 0)
+    (first,) = documents.keys() - {second}
+    assert found["parameters"]["start"] == str(first)
+    assert found["settings"] == {"start": fitted_identity(first)}
+
+    before = {path: path.stat().st_mtime_ns for path in first.glob("*")}
+    moved = out.rename(tmp_path / "elsewhere")
+    again = run_suite(asked, moved, registry=registry())
+    assert (again.failed, again.explained) == ((), 0)
+    assert {
+        out / path.relative_to(moved): path.stat().st_mtime_ns for path in moved.glob(f"fits/{first.name}/*")
+    } == before
+    assert len(list(moved.glob("fits/*"))) == 2
+
+
+def test_what_starts_from_a_fit_that_failed_says_so(tmp_path: Path) -> None:
+    summary = run_suite(tuned({**SMALL, "layers": ["nowhere"]}, **SMALL), tmp_path, registry=registry())
+    assert len(summary.failed) == 2
+    assert "first, from which it starts, could not be fitted: ClassifierError" in " ".join(summary.failed)
+
+
+def test_what_cannot_start_from_another_fit_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="start"):
+        run_suite(tuned(name="class-mean"), tmp_path, registry=registry())
+
+
+def test_a_fit_starts_only_from_one_further_up() -> None:
+    rows = [
+        {"name": "lmac", "label": name, "fit": {"name": "toy", "start": start}}
+        for name, start in [("a", ""), ("b", "c")]
+    ]
+    with pytest.raises(ConfigurationError, match="b starts from the fit of 'c', and no explainer further up"):
+        parse_suite({**suite("toy-cnn").model_dump(exclude_none=True), "explainers": rows})
+    rows[1]["fit"]["start"] = "a"  # type: ignore[index]
+    parse_suite({**suite("toy-cnn").model_dump(exclude_none=True), "explainers": rows})
+    with pytest.raises(ConfigurationError, match="give start either among the parameters"):
+        parse_suite(
+            {
+                **suite("toy-cnn").model_dump(exclude_none=True),
+                "explainers": [rows[0], {**rows[1], "parameters": {"start": "folder"}}],
+            }
+        )
