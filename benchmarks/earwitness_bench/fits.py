@@ -17,7 +17,7 @@ import torch
 from earwitness.artifacts import digest_of
 from earwitness.clips import Dataset
 from earwitness.errors import CheckpointError, ConfigurationError, PluginError, StoreError
-from earwitness.fitting import fit, fitted_identity, resolved_settings, train
+from earwitness.fitting import fit, fitted_identity, load_fitted, resolved_settings, train
 from earwitness.loading import load_dataset
 from earwitness.parameters import build
 from earwitness.protocols import Progress
@@ -29,7 +29,7 @@ from earwitness_bench.isolation import isolated
 from earwitness_bench.monitor import Observer, Passing
 from earwitness_bench.stages import Stage
 from earwitness_bench.store import Store
-from earwitness_bench.suite import Arena, Fit, Reference, Suite
+from earwitness_bench.suite import Arena, ExplainerEntry, Fit, Reference, Suite
 
 NOT_FITTED = "it has not been fitted yet"
 
@@ -62,6 +62,9 @@ def fit_all(
     dict of str to Path or str
         By title: the folder of the fit; or why it failed, :data:`NOT_FITTED` where nothing was found.
     """
+    for entry in suite.explainers:
+        if entry.fit is not None:  # what is wrong with one of them is said before the first is fitted
+            _check_parameters(suite, entry, entry.fit.start, registry)
     fitted: dict[str, Path | str] = {}
     for entry in suite.explainers:
         if entry.checkpoint:
@@ -73,7 +76,7 @@ def fit_all(
         if entry.fit.start:
             earlier = fitted[entry.fit.start]
             if isinstance(earlier, str):
-                said = f"{entry.fit.start}, from which it starts, could not be fitted: {earlier}"
+                said = f"the fit from which it starts is missing: {earlier}"
                 fitted[entry.title] = earlier if earlier == NOT_FITTED else said
                 continue
             parameters["start"] = str(earlier)
@@ -86,6 +89,8 @@ def fit_all(
         report = functools.partial(_passing, observer, f"fitting {entry.title}")
         try:
             with store.alone(folder.name):
+                if entry.fit.start:
+                    load_fitted(registry, Path(parameters["start"]), classifier)  # or it is that folder's fault
                 work = functools.partial(fit, registry, entry.name, classifier, **wanted.call(folder, report))
                 _again_if_damaged(work, folder, wanted.seed, classifier.device)
         except (ConfigurationError, PluginError, StoreError):
@@ -192,6 +197,11 @@ class _Wanted:
         }
 
 
+def _check_parameters(suite: Suite, entry: ExplainerEntry, start: str, registry: Registry) -> None:
+    spec = registry.explainer(entry.name).spec
+    build(spec, explainer_parameters(suite, entry, spec) | ({"start": start} if start else {}))
+
+
 def _found(folder: Path) -> Path | None:
     try:
         fitted_identity(folder)
@@ -208,7 +218,7 @@ def _again_if_damaged(work: Callable[[], object], folder: Path, seed: int, devic
                 work()
             return
         except CheckpointError:
-            if attempt:
+            if attempt or not folder.exists():
                 raise
             set_aside = folder.with_name(f"{folder.name}.corrupt")
             shutil.rmtree(set_aside, ignore_errors=True)

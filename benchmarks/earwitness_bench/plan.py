@@ -213,8 +213,19 @@ def _clips_text(stage: Stage, chunk: tuple[tuple[int, str | None], ...]) -> str:
     return canonical_json([[e.clip_id, e.group, e.labels, e.fingerprint, label] for e, label in entries])
 
 
+def _fit_facts(contestants: Sequence[Contestant]) -> dict[str, dict[str, Any]]:
+    """By title: what the fits took, and the fits from which they started."""
+    facts = {each.title: fit_facts(each.fitted) for each in contestants if isinstance(each.fitted, Path)}
+    for each in contestants:
+        own = facts.get(each.title)
+        start = facts.get(each.entry.fit.start) if each.entry.fit is not None else None
+        if own is not None and start is not None and None not in (own["seconds"], start["seconds"]):
+            own["seconds"] += start["seconds"]
+    return facts
+
+
 def _arena_document(lineup: Lineup) -> dict[str, Any]:
-    stage = lineup.stage
+    stage, facts = lineup.stage, _fit_facts(lineup.contestants)
     return {
         "title": stage.arena.title,
         "dataset": stage.arena.dataset.model_dump(mode="json"),
@@ -226,7 +237,7 @@ def _arena_document(lineup: Lineup) -> dict[str, Any]:
                 "scope": "control" if contestant.is_control else contestant.spec.scope,
                 "shuffle_of": contestant.shuffle_of,
                 "identity": contestant.identity,
-                "fit": fit_facts(contestant.fitted) if isinstance(contestant.fitted, Path) else None,
+                "fit": facts.get(contestant.title),
             }
             for contestant in lineup.contestants
         ],

@@ -270,8 +270,10 @@ def _extended(document: dict[str, Any], origin: str, folder: Path, seen: tuple[P
     for what, title_of in _LISTS.items():
         own, inherited = document.get(what), base.get(what)
         if isinstance(own, list) and isinstance(inherited, list):
-            titles = [title_of(entry) for entry in own]
-            document[what] = [entry for entry in inherited if title_of(entry) not in titles] + own
+            named = {title_of(entry): entry for entry in reversed(own)}
+            named.pop(None, None)  # what is not valid is reported when the whole suite is validated
+            replaced = [named.get(title_of(entry), entry) for entry in inherited]
+            document[what] = replaced + [entry for entry in own if not any(entry is each for each in replaced)]
     return base | document
 
 

@@ -256,23 +256,25 @@ class _Keep:
 
 
 def resolved_settings(offer: Offer[ExplainerSpec], explainer: object, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides what an explainer learns, but for data and seed, as plain values."""
+    """All that decides what an explainer learns, but for data and seed, as plain values.
+
+    A folder that a parameter names counts by its contents, wherever it lies.
+    """
     return _by_content(_named_settings(offer, explainer, parameters))
 
 
 def _named_settings(offer: Offer[ExplainerSpec], explainer: object, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    own = getattr(explainer, "settings", None)
+    own = {name: getattr(explainer, name, None) for name in ("settings", "contents")}
     return {
         "explainer": offer.qualified_name,
         "parameters": resolved_parameters(offer.spec, parameters),
-        **({} if own is None else {"settings": own}),
+        **{name: value for name, value in own.items() if value is not None},
     }
 
 
 def _by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the parameters of which the explainer's own settings say what they stand for: a folder may be moved."""
-    own = settings.get("settings", {})
-    parameters = {name: value for name, value in settings["parameters"].items() if name not in own}
+    contents = settings.get("contents", {})
+    parameters = {name: value for name, value in settings["parameters"].items() if name not in contents}
     return {**settings, "parameters": parameters}
 
 
@@ -382,7 +384,8 @@ def load_trained(registry: Registry, folder: Path) -> SelfExplaining:
 def fitted_identity(folder: Path) -> dict[str, Any]:
     """Qualified name, parameters and checksum of a fitted explainer, for cache keys and reports.
 
-    Parameters that name what its own settings describe, such as a folder, are left out.
+    ``contents``, where there are any, stand in the place of the parameters that name them; see
+    :class:`earwitness.protocols.Fittable`.
 
     Raises
     ------
@@ -390,7 +393,7 @@ def fitted_identity(folder: Path) -> dict[str, Any]:
         The folder is missing, half-written or damaged.
     """
     stored = _by_content(_read_document(folder))
-    return {key: stored[key] for key in ("explainer", "parameters", "tensors_sha256")}
+    return {key: stored[key] for key in ("explainer", "parameters", "contents", "tensors_sha256") if key in stored}
 
 
 def fit_facts(folder: Path) -> dict[str, Any]:

@@ -49,9 +49,10 @@ class Fittable(Protocol):
     """An explainer that must be fitted to a classifier first.
 
     It may say by an attribute ``n_parameters`` how many numbers were fitted, for the leaderboard; and by ``settings``,
-    a dict of plain values, what its parameters stand for where a name hides numbers: a fit is known by these in the
-    place of the parameters of the same names. What a user should know of a fit that went through, such as clips that
-    were left out, it says by ``notes``, a sequence of sentences.
+    a dict of plain values, what its parameters stand for where a name hides numbers: a fit is known by these too. Where
+    parameters name files or folders, ``contents`` has a plain value for each of their names that stands for what is in
+    there: a fit is known by it instead, and is found again when they have been moved. What a user should know of a fit
+    that went through, such as clips that were left out, it says by ``notes``, a sequence of sentences.
     """
 
     def explain(self, classifier: AudioClassifier, batch: Batch, *, target: Tensor, random: Random) -> Explanation:

@@ -12,9 +12,11 @@ from earwitness import load_classifier, load_dataset
 from earwitness.errors import CheckpointError, ConfigurationError
 from earwitness.fitting import fit, fitted_identity
 from earwitness.registry import registry
+from earwitness_bench.monitor import Passing
 from earwitness_bench.runner import run_suite
 from earwitness_bench.store import Store
 from earwitness_bench.suite import Suite, parse_suite
+from earwitness_plugins.lmac import training
 
 
 def suite(classifier: str, **entry: str) -> Suite:
@@ -79,7 +81,10 @@ def test_a_fit_starts_from_the_one_of_another_explainer_wherever_the_results_lie
     ((second, found),) = ((path, read) for path, read in documents.items() if read["parameters"]["steps"] == 0)
     (first,) = documents.keys() - {second}
     assert found["parameters"]["start"] == str(first)
-    assert found["settings"] == {"start": fitted_identity(first)}
+    assert found["contents"] == {"start": fitted_identity(first)}
+    seconds = [each["fit"]["seconds"] for each in Store(out).read_plan()["arenas"][0]["explainers"]]
+    own = [documents[folder]["fit"]["seconds"] for folder in (first, second)]
+    assert seconds == [own[0], pytest.approx(sum(own))], "what it took, with what it started from"
 
     before = {path: path.stat().st_mtime_ns for path in first.glob("*")}
     moved = out.rename(tmp_path / "elsewhere")
@@ -94,12 +99,57 @@ def test_a_fit_starts_from_the_one_of_another_explainer_wherever_the_results_lie
 def test_what_starts_from_a_fit_that_failed_says_so(tmp_path: Path) -> None:
     summary = run_suite(tuned({**SMALL, "layers": ["nowhere"]}, **SMALL), tmp_path, registry=registry())
     assert len(summary.failed) == 2
-    assert "first, from which it starts, could not be fitted: ClassifierError" in " ".join(summary.failed)
+    assert "the fit from which it starts is missing: ClassifierError" in " ".join(summary.failed)
 
 
-def test_what_cannot_start_from_another_fit_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="start"):
-        run_suite(tuned(name="class-mean"), tmp_path, registry=registry())
+def test_what_starts_from_an_unsuitable_fit_says_so(tmp_path: Path) -> None:
+    asked = tuned(**(SMALL | {"width": 16}), steps=0, finetune_steps=1)
+    (said,) = run_suite(asked, tmp_path, registry=registry()).failed
+    assert "holds no mask decoder for toy-cnn of width 16" in said
+
+
+@pytest.mark.parametrize("second", [{"name": "class-mean"}, {"guidance_loss": "nope"}])
+def test_wrong_parameters_are_refused_before_anything_is_fitted(second: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no parameter 'start'|no guidance_loss 'nope'"):
+        run_suite(tuned(**second), tmp_path, registry=registry())
+    assert not (tmp_path / "fits").exists()
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_while_tuning(event: object) -> None:
+    if isinstance(event, Passing) and event.text.startswith("fitting tuned: loss"):
+        raise Killed
+
+
+def test_a_damaged_start_costs_nothing_but_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was begun from it goes on once it has been mended."""
+    monkeypatch.setattr(training, "STRETCH", 1)
+    monkeypatch.setattr(training, "LOOK", 1)
+    earlier = tmp_path / "earlier"
+    data = load_dataset("toy", parameters=TRAIN["parameters"])
+    fit(registry(), "lmac", load_classifier("toy-cnn"), data, earlier, parameters=SMALL | {"steps": 1})
+    rows = [
+        {"name": "lmac", "label": "first", "checkpoint": str(earlier)},
+        {"name": "lmac", "label": "tuned", "parameters": SMALL | {"steps": 2}, "fit": TRAIN | {"start": "first"}},
+    ]
+    asked = parse_suite({**suite("toy-cnn").model_dump(exclude_none=True), "explainers": rows})
+    out = tmp_path / "results"
+    with pytest.raises(Killed):
+        run_suite(asked, out, registry=registry(), observer=killed_while_tuning)
+    (begun,) = out.glob("fits/*/checkpoint.safetensors")
+    before, tensors = begun.stat().st_mtime_ns, (earlier / "explainer.safetensors").read_bytes()
+
+    (earlier / "explainer.safetensors").write_bytes(tensors[:-8])
+    assert "tuned" in " ".join(run_suite(asked, out, registry=registry()).failed)
+    assert begun.stat().st_mtime_ns == before
+
+    (earlier / "explainer.safetensors").write_bytes(tensors)
+    assert run_suite(asked, out, registry=registry(), only_failed=True).failed == ()
+    run_suite(asked, out, registry=registry())
+    assert sorted(path.name for path in begun.parent.glob("*")) == ["explainer.json", "explainer.safetensors"]
 
 
 def test_a_fit_starts_only_from_one_further_up() -> None:

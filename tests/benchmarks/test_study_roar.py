@@ -29,7 +29,7 @@ from earwitness_bench.studies.methods import Workbench, chosen
 from earwitness_bench.studies.removal import means, ranks, removed, strangers
 from earwitness_bench.studies.retraining import Ground
 from earwitness_bench.studies.roar import RANDOM, Design, _origins, run_roar
-from earwitness_bench.suite import Suite, parse_suite
+from earwitness_bench.suite import Suite, load_suite, parse_suite
 from networks import N_SAMPLES, RATE, Lambda, classifier_of
 
 CALLS: Counter[str] = Counter()
@@ -339,6 +339,11 @@ def test_a_study_takes_one_arena_and_the_explainers_that_are_named() -> None:
     assert [entry.title for entry in chosen(whole, only=["away"]).explainers] == ["away"]
     with pytest.raises(ConfigurationError, match=r"no explainer 'awy'\. Did you mean 'away'"):
         chosen(whole, only=["awy"])
+    tuned = load_suite("lmac_table_tuned")
+    arena = tuned.arenas[0].title
+    with pytest.raises(ConfigurationError, match="'lmac, tuned 4' starts from the fit of 'lmac, fit 0': name that too"):
+        chosen(tuned, arena=arena, only=["lmac, tuned 4"])
+    assert len(chosen(tuned, arena=arena, only=["lmac, tuned 4", "lmac, fit 0"]).explainers) == 2
     two = whole.model_copy(update={"arenas": (whole.arenas[0], whole.arenas[0].model_copy(update={"label": "b"}))})
     with pytest.raises(ConfigurationError, match="has 2 arenas: choose one, small on tones or b"):
         chosen(two)

@@ -212,6 +212,18 @@ def test_fits_of_several_seeds_are_inherited_and_replaced_one_by_one(tmp_path: P
     assert found == {"m, fit 0": 0, "m, fit 1": 9}
 
 
+def test_what_replaces_an_explainer_stands_where_others_can_start_from_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'extends = "lmac_table_tuned"\nname = "mine"\n[[explainers]]\nname = "lmac"\nlabel = "lmac, fit 0"\n'
+        'fit = { name = "toy", seed = 9 }\n[[explainers]]\nname = "gradcam"\nlabel = "more"\n'
+    )
+    mine, theirs = load_suite(tmp_path / "mine.toml"), load_suite("lmac_table_tuned")
+    assert [entry.title for entry in mine.explainers] == [*(entry.title for entry in theirs.explainers), "more"]
+    (replaced,) = (entry.fit for entry in mine.explainers if entry.title == "lmac, fit 0")
+    assert replaced is not None
+    assert (replaced.name, replaced.seed) == ("toy", 9)
+
+
 def test_the_suite_of_parts_has_three_fits_of_each_kind_of_subspace() -> None:
     entries = load_suite("drsa_parts").explainers
     found = [(entry.title, entry.parameters.get("subspaces"), entry.fit and entry.fit.seed) for entry in entries]

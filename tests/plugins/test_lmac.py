@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from earwitness.artifacts import load_tensors
+from earwitness.artifacts import load_tensors, save_tensors
 from earwitness.audio.budget import EnergyBudget
 from earwitness.audio.dialects import efficientat
 from earwitness.audio.front_end import LogMel
@@ -34,7 +33,7 @@ from earwitness.errors import (
     NotApplicableError,
 )
 from earwitness.explanation import Explanation
-from earwitness.fitting import fit, fit_facts, load_fitted
+from earwitness.fitting import fit, fit_facts, fitted_identity, load_fitted
 from earwitness.random import Random
 from earwitness.registry import registry
 from earwitness_bench.datasets.toy import Toy
@@ -665,29 +664,46 @@ def test_a_fit_can_be_fine_tuned_further_and_from_nothing_else(tmp_path: Path) -
         fitted(tmp_path / "none", classifier=own, start=str(tmp_path), steps=0, finetune_steps=1)
 
 
-def test_a_fit_is_known_by_what_is_in_the_folders_that_it_names(tmp_path: Path) -> None:
+def test_a_fit_is_known_by_what_is_in_the_folders_that_it_names_wherever_they_lie(tmp_path: Path) -> None:
     (tmp_path / "noise").mkdir()
     generator = np.random.default_rng(0)
 
-    def write_noise() -> None:
-        soundfile.write(tmp_path / "noise" / "a.wav", 0.1 * generator.standard_normal(2 * N_SAMPLES), RATE)
+    def write_noise(folder: str) -> None:
+        soundfile.write(tmp_path / folder / "a.wav", 0.1 * generator.standard_normal(2 * N_SAMPLES), RATE)
 
-    write_noise()
-    fitted(tmp_path / "noisy", noise=str(tmp_path / "noise"))
-    fitted(tmp_path / "noisy", noise=str(tmp_path / "noise"))
-    write_noise()
-    with pytest.raises(CheckpointError, match="other settings"):
-        fitted(tmp_path / "noisy", noise=str(tmp_path / "noise"))
+    def with_noise(folder: str) -> LMAC:
+        return fitted(tmp_path / "noisy", noise=str(tmp_path / folder))
 
-    def tune() -> LMAC:
-        return fitted(tmp_path / "tuned", start=str(tmp_path / "first"), steps=0, finetune_steps=1)
+    write_noise("noise")
+    noisy = with_noise("noise")
+    (tmp_path / "noise").rename(tmp_path / "moved")
+    assert same(with_noise("moved"), noisy)
+    write_noise("moved")
+    with pytest.raises(CheckpointError, match="other contents"):
+        with_noise("moved")
+
+    def tune(start: str) -> LMAC:
+        return fitted(tmp_path / "tuned", start=str(tmp_path / start), steps=0, finetune_steps=1)
 
     fitted(tmp_path / "first")
-    assert same(tune(), tune())
-    shutil.rmtree(tmp_path / "first")
+    tuned = tune("first")
+    (tmp_path / "first").rename(tmp_path / "kept")
+    assert same(tune("kept"), tuned)
+    assert "start" not in fitted_identity(tmp_path / "tuned")["parameters"]
     fitted(tmp_path / "first", seed=1)
-    with pytest.raises(CheckpointError, match="other settings"):
-        tune()
+    with pytest.raises(CheckpointError, match="other contents"):
+        tune("first")
+
+
+def test_a_fit_that_has_not_finished_is_known_by_its_tensors(tmp_path: Path) -> None:
+    def contents() -> object:
+        return LMAC(start=str(tmp_path)).contents
+
+    values = {"key": "k", "step": 4}
+    save_tensors(tmp_path / "checkpoint.safetensors", {"kept/weight": torch.zeros(3)}, values)
+    before = contents()
+    save_tensors(tmp_path / "checkpoint.safetensors", {"kept/weight": torch.ones(3)}, values)
+    assert contents() != before
 
 
 def test_classes_that_were_never_decided_are_explained_untold(tmp_path: Path) -> None:

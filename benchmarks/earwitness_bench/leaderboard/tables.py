@@ -62,7 +62,7 @@ class Standing:
     counts : dict of str to Counts
         Of each column, by its title.
     fit_seconds : float or None
-        What its fit took; None where there was none.
+        What its fit took, and the one from which it started; None where there was none.
     n_parameters : int or None
         How many numbers were fitted, where the method says so.
     """

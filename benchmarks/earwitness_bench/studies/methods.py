@@ -69,6 +69,9 @@ def chosen(suite: Suite, *, arena: str | None = None, only: Sequence[str] = ()) 
     for title in only:
         if title not in names:
             raise ConfigurationError(f"The suite {suite.name} has no explainer {title!r}. {nearest(title, names)}")
+        fit = suite.explainers[names.index(title)].fit
+        if fit is not None and fit.start and fit.start not in only:
+            raise ConfigurationError(f"{title!r} starts from the fit of {fit.start!r}: name that too.")
     return suite.model_copy(
         update={
             "arenas": (suite.arenas[0 if arena is None else titles.index(arena)],),

@@ -20,6 +20,7 @@ from earwitness.clips import Batch, Dataset
 from earwitness.errors import CheckpointError, ConfigurationError, ExplanationError, nearest
 from earwitness.explanation import SCALES, Explanation, Mask, Scale
 from earwitness.fitting import Workspace, fitted_identity, unfinished_fit
+from earwitness.identity import digest_of_tensors
 from earwitness.protocols import Progress
 from earwitness.random import Random
 from earwitness_plugins.hidden_maps import check_layer_names, hidden_maps
@@ -194,12 +195,15 @@ class LMAC:
         self._fitted: FittedDecoder | None = None
 
     @property
-    def settings(self) -> dict[str, Any] | None:
+    def contents(self) -> dict[str, Any] | None:
         """What is in the folders that the parameters name; see :class:`earwitness.protocols.Fittable`."""
         found: dict[str, Any] = {}
         if self.start is not None:
-            unfinished = unfinished_fit(Path(self.start))
-            found["start"] = fitted_identity(Path(self.start)) if unfinished is None else unfinished[1]
+            if (unfinished := unfinished_fit(Path(self.start))) is None:
+                found["start"] = fitted_identity(Path(self.start))
+            else:
+                tensors, values = unfinished
+                found["start"] = {**values, "tensors": digest_of_tensors(tensors)}
         if self.noise not in (None, CLIPS) and isinstance(noise := find_noise(str(self.noise)), NoiseFolder):
             found["noise"] = noise.checksum
         return found or None
