@@ -89,8 +89,8 @@ def fit_all(
         report = functools.partial(_passing, observer, f"fitting {entry.title}")
         try:
             with store.alone(folder.name):
-                if entry.fit.start:
-                    load_fitted(registry, Path(parameters["start"]), classifier)  # or it is that folder's fault
+                if entry.fit.start and _found(folder) is None:
+                    load_fitted(registry, Path(parameters["start"]), classifier)  # what is wrong there is not damage here
                 work = functools.partial(fit, registry, entry.name, classifier, **wanted.call(folder, report))
                 _again_if_damaged(work, folder, wanted.seed, classifier.device)
         except (ConfigurationError, PluginError, StoreError):
