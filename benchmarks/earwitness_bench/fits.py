@@ -90,7 +90,7 @@ def fit_all(
         try:
             with store.alone(folder.name):
                 if entry.fit.start and _found(folder) is None:
-                    load_fitted(registry, Path(parameters["start"]), classifier)  # damage there is none here
+                    load_fitted(registry, Path(parameters["start"]), classifier)  # its damage is not ours
                 work = functools.partial(fit, registry, entry.name, classifier, **wanted.call(folder, report))
                 _again_if_damaged(work, folder, wanted.seed, classifier.device)
         except (ConfigurationError, PluginError, StoreError):
